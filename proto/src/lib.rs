@@ -25,5 +25,4 @@ pub use ringfort::peer::v1 as peer;
 pub use ringfort::v1;
 
 /// The encoded `FileDescriptorSet` of all packages, for the reflection service.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/ringfort.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ringfort.bin"));

@@ -1,1 +1,3 @@
-//! Part of Ringfort.
+//! The Ringfort node: the parts that join `ring` and `storage`, and the command line.
+
+pub mod net;
