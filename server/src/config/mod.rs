@@ -1,0 +1,291 @@
+//! All settings of a node, from flags, environment and file; each limit that an operator may move has its place here (I7).
+//!
+//! One table makes the struct, the flags, the names of environment variables (`RINGFORT_` and the name in capitals) and
+//! the fields of the file. Flags beat environment beats file beats default; [`Config::validate`] judges the whole, once.
+
+mod file;
+mod report;
+mod validate;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub(crate) use file::nearest;
+pub use value::{ByteSize, HostPort, InitialMember, Setting, parse_duration};
+
+/// Prefix of the environment variables that are settings.
+pub const ENV_PREFIX: &str = "RINGFORT_";
+/// Environment variables with the prefix that are not settings of `serve`.
+const OTHER_ENV: &[&str] = &["ENDPOINTS", "CONFIG", "LOG"];
+/// A configuration file is this long at most, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A setting, a file or a combination that cannot be used: `serve` exits 2 with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl ConfigError {
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        ConfigError {
+            problems: vec![problem.into()],
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag(&'static str),
+    /// An environment variable.
+    Env(String),
+    /// A line of the configuration file.
+    File(PathBuf, usize),
+    /// Nobody said otherwise.
+    Default,
+    /// Made from another value, which is named.
+    Derived(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Flag(name) => write!(f, "flag --{}", name.replace('_', "-")),
+            Source::Env(name) => write!(f, "environment {name}"),
+            Source::File(path, line) => write!(f, "file {}:{line}", path.display()),
+            Source::Default => f.write_str("default"),
+            Source::Derived(from) => write!(f, "from {from}"),
+        }
+    }
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr, ($($arg:tt)*);)*) => {
+        /// Every setting of one node.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+            /// Where each value came from, by the setting's name.
+            pub sources: BTreeMap<&'static str, Source>,
+        }
+
+        /// The settings as flags: the text of each that was given.
+        #[derive(Debug, Clone, Default, clap::Args)]
+        pub struct Flags {
+            $($(#[doc = $doc])+ #[arg(long, $($arg)*)] pub $field: Option<String>,)*
+        }
+
+        /// The names of all settings, as fields of the file.
+        pub const NAMES: &[&str] = &[$(stringify!($field),)*];
+
+        impl Flags {
+            fn get(&self, name: &str) -> Option<&String> {
+                match name { $(stringify!($field) => self.$field.as_ref(),)* _ => None }
+            }
+        }
+
+        impl Config {
+            fn from_texts(mut texts: Texts) -> Result<Self, ConfigError> {
+                $(let $field = texts.take::<$type>(stringify!($field), $default);)*
+                if !texts.problems.is_empty() {
+                    return Err(ConfigError { problems: texts.problems });
+                }
+                let whole = "a value that is missing is a problem, and problems return above";
+                Ok(Config {
+                    $($field: $field.expect(whole),)*
+                    sources: texts.sources,
+                })
+            }
+
+            /// Each setting's name, value and source, in the order of the table.
+            pub fn values(&self) -> Vec<(&'static str, serde_json::Value, &Source)> {
+                let mut values = Vec::with_capacity(NAMES.len());
+                $(values.push((stringify!($field), self.$field.show(), &self.sources[stringify!($field)]));)*
+                values
+            }
+        }
+    };
+}
+
+settings! {
+    /// Name of this node, unique in the cluster: 1 to 63 of a-z, 0-9 and '-'
+    name: String = None, (value_name = "NAME");
+    /// Directory of this node's data [default: ringfort-data/NAME]
+    data_dir: PathBuf = Some(""), (value_name = "DIR");
+    /// Where to listen for clients (gRPC)
+    client_addr: HostPort = Some("127.0.0.1:7400"), (value_name = "HOST:PORT");
+    /// Where to listen for other nodes (gRPC)
+    peer_addr: HostPort = Some("127.0.0.1:7500"), (value_name = "HOST:PORT");
+    /// Where to listen for /livez, /readyz and /metrics (HTTP)
+    http_addr: HostPort = Some("127.0.0.1:7600"), (value_name = "HOST:PORT");
+    /// The address that clients dial, if not the bound one
+    client_advertise: Option<HostPort> = Some(""), (value_name = "HOST:PORT");
+    /// The address that other nodes dial, if not the bound one
+    peer_advertise: Option<HostPort> = Some(""), (value_name = "HOST:PORT");
+    /// The address that scrapers dial, if not the bound one
+    http_advertise: Option<HostPort> = Some(""), (value_name = "HOST:PORT");
+    /// All members of a new cluster by name and peer address, the same list on each; ignored once there is data
+    initial: Vec<InitialMember> = Some(""), (value_name = "NAME=HOST:PORT,…");
+    /// Peer addresses of members of an existing cluster
+    seeds: Vec<HostPort> = Some(""), (value_name = "HOST:PORT,…");
+    /// Join without a staged layout change
+    auto_join: bool = Some("false"), (value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true);
+    /// Failure domain; with as many zones as replicas no two copies share one
+    zone: String = Some(""), (value_name = "ZONE");
+    /// Share of the data, 1 being the usual
+    capacity: f64 = Some("1.0"), (value_name = "NUMBER");
+    /// Partitions of a new cluster, a power of two; fixed once it exists
+    partitions: u32 = Some("1024"), (value_name = "COUNT");
+    /// Copies of each key in a new cluster (N)
+    replicas: u32 = Some("3"), (value_name = "COUNT");
+    /// Worker threads; 0: half of the cores, at least one
+    workers: usize = Some("0"), (value_name = "COUNT");
+    /// Memory for the table: write buffer and row cache in one
+    table_bytes: ByteSize = Some("96MiB"), (value_name = "BYTES");
+    /// Memory for sled's cache (it uses up to three times as much)
+    sled_cache_bytes: ByteSize = Some("64MiB"), (value_name = "BYTES");
+    /// How long to wait for members' answers at the start
+    hello_timeout: Duration = Some("2s"), (value_name = "DURATION");
+    /// How long a connection to a node may take to open
+    connect_timeout: Duration = Some("1s"), (value_name = "DURATION");
+    /// How long `status` waits for each member
+    status_timeout: Duration = Some("500ms"), (value_name = "DURATION");
+    /// How long a stopping node waits for work in flight
+    drain_timeout: Duration = Some("5s"), (value_name = "DURATION");
+}
+
+impl Config {
+    /// Combines the sources and validates the result. `env` holds the process's environment; `file` is the path given
+    /// by `--config` (or `RINGFORT_CONFIG`).
+    ///
+    /// # Errors
+    /// All that is wrong, one line each.
+    pub fn load(
+        flags: &Flags,
+        env: &BTreeMap<String, String>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let fields = match file {
+            Some(path) => file::read(path, &read_file(path)?, NAMES)?,
+            None => BTreeMap::new(),
+        };
+        let mut texts = Texts::default();
+        for &name in NAMES {
+            let variable = format!("{ENV_PREFIX}{}", name.to_uppercase());
+            let found = if let Some(text) = flags.get(name) {
+                Some((text.clone(), Source::Flag(name)))
+            } else if let Some(text) = env.get(&variable) {
+                Some((text.clone(), Source::Env(variable)))
+            } else {
+                fields.get(name).map(|field| {
+                    let path = file.map(Path::to_path_buf).unwrap_or_default();
+                    (field.text.clone(), Source::File(path, field.line))
+                })
+            };
+            if let Some(found) = found {
+                texts.given.insert(name, found);
+            }
+        }
+        let mut config = Config::from_texts(texts)?;
+        config.derive();
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Fills in what follows from other values.
+    fn derive(&mut self) {
+        if self.data_dir.as_os_str().is_empty() {
+            self.data_dir = Path::new("ringfort-data").join(&self.name);
+            self.sources.insert("data_dir", Source::Derived("name"));
+        }
+        if self.workers == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            self.workers = (cores / 2).max(1);
+            self.sources
+                .insert("workers", Source::Derived("the machine's cores"));
+        }
+    }
+}
+
+/// Variables of the environment that look like settings but are none, each with the nearest name: a typing error there
+/// would otherwise pass in silence.
+pub fn unknown_env(env: &BTreeMap<String, String>) -> Vec<String> {
+    env.keys()
+        .filter_map(|variable| {
+            let name = variable.strip_prefix(ENV_PREFIX)?;
+            let lower = name.to_lowercase();
+            if OTHER_ENV.contains(&name) || NAMES.contains(&lower.as_str()) {
+                return None;
+            }
+            let hint = nearest(&lower, NAMES.iter().copied()).map_or_else(String::new, |near| {
+                format!("; did you mean {ENV_PREFIX}{}?", near.to_uppercase())
+            });
+            Some(format!("{variable} is not a setting{hint}"))
+        })
+        .collect()
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let fail = |what: String| ConfigError::new(format!("{}: {what}", path.display()));
+    let length = std::fs::metadata(path)
+        .map_err(|error| fail(format!("cannot be read: {error}")))?
+        .len();
+    if length > MAX_FILE_BYTES {
+        return Err(fail(format!("is longer than {MAX_FILE_BYTES} bytes")));
+    }
+    std::fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))
+}
+
+/// The texts that were given, on their way to become values.
+#[derive(Default)]
+struct Texts {
+    given: BTreeMap<&'static str, (String, Source)>,
+    sources: BTreeMap<&'static str, Source>,
+    problems: Vec<String>,
+}
+
+impl Texts {
+    fn take<T: Setting>(&mut self, name: &'static str, default: Option<&str>) -> Option<T> {
+        let given = self.given.remove(name);
+        let (text, source) = match (given, default) {
+            (Some(given), _) => given,
+            (None, Some(default)) => (default.to_owned(), Source::Default),
+            (None, None) => {
+                self.problems.push(format!(
+                    "`{name}` is required: pass --{}, set {ENV_PREFIX}{}, or write it into the file",
+                    name.replace('_', "-"),
+                    name.to_uppercase()
+                ));
+                return None;
+            }
+        };
+        match T::parse(&text) {
+            Ok(value) => {
+                self.sources.insert(name, source);
+                Some(value)
+            }
+            Err(problem) => {
+                self.problems.push(format!("{source}: {problem}"));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! The one place that judges a configuration as a whole.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{ByteSize, Config, ConfigError, HostPort};
+
+/// A bootstrap list or seed list is this long at most.
+pub const MAX_MEMBERS: usize = 256;
+/// Most copies of a key.
+const MAX_REPLICAS: u32 = 7;
+/// Most partitions of a cluster.
+const MAX_PARTITIONS: u32 = 65_536;
+/// Virtual nodes per unit of capacity.
+pub const TOKENS_PER_CAPACITY: f64 = 256.0;
+/// The largest capacity of one node.
+const MAX_CAPACITY: f64 = 256.0;
+/// A zone's name is this long at most, in bytes.
+const MAX_ZONE_BYTES: usize = 63;
+/// Bounds of memory settings.
+const MIN_MEMORY: ByteSize = ByteSize(1 << 20);
+const MAX_MEMORY: ByteSize = ByteSize(1 << 40);
+/// Most worker threads.
+const MAX_WORKERS: usize = 1024;
+/// The longest timeout that makes sense.
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Config {
+    /// Judges the whole.
+    ///
+    /// # Errors
+    /// All that is wrong, one line each, with the source of the value to blame.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Problems {
+            config: self,
+            found: Vec::new(),
+        };
+        problems.identity();
+        problems.addresses();
+        problems.members();
+        problems.limits();
+        if problems.found.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError {
+                problems: problems.found,
+            })
+        }
+    }
+
+    /// The node's tokens: `round(256 × capacity)`, at least 1.
+    pub fn tokens(&self) -> u32 {
+        // Bounded by validation, far inside u32.
+        ((self.capacity * TOKENS_PER_CAPACITY).round() as u32).max(1)
+    }
+}
+
+/// Whether `name` can be a node's name.
+pub fn is_node_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+struct Problems<'a> {
+    config: &'a Config,
+    found: Vec<String>,
+}
+
+impl Problems<'_> {
+    /// Notes a problem of one setting, unless `fine`.
+    fn check(&mut self, fine: bool, setting: &'static str, what: impl FnOnce() -> String) {
+        if !fine {
+            let source = &self.config.sources[setting];
+            self.found
+                .push(format!("`{setting}` {} ({source})", what()));
+        }
+    }
+
+    fn identity(&mut self) {
+        let c = self.config;
+        self.check(is_node_name(&c.name), "name", || {
+            format!("is `{}`: must be 1 to 63 of a-z, 0-9 and '-'", c.name)
+        });
+        self.check(
+            c.zone.len() <= MAX_ZONE_BYTES && !c.zone.chars().any(char::is_control),
+            "zone",
+            || format!("must be at most {MAX_ZONE_BYTES} printable bytes"),
+        );
+        let tokens = c.capacity * TOKENS_PER_CAPACITY;
+        self.check(
+            c.capacity.is_finite() && tokens >= 1.0 && c.capacity <= MAX_CAPACITY,
+            "capacity",
+            || format!("is {}: must be from 1/256 to {MAX_CAPACITY}", c.capacity),
+        );
+        self.check(
+            c.partitions.is_power_of_two() && (2..=MAX_PARTITIONS).contains(&c.partitions),
+            "partitions",
+            || {
+                format!(
+                    "is {}: must be a power of two from 2 to {MAX_PARTITIONS}",
+                    c.partitions
+                )
+            },
+        );
+        self.check((1..=MAX_REPLICAS).contains(&c.replicas), "replicas", || {
+            format!("is {}: must be from 1 to {MAX_REPLICAS}", c.replicas)
+        });
+    }
+
+    fn addresses(&mut self) {
+        let c = self.config;
+        // The HTTP port follows the host that clients dial, so it needs no name of its own.
+        let http_advertise = c.http_advertise.as_ref().or(c.client_advertise.as_ref());
+        for (setting, addr, advertise) in [
+            ("client_addr", &c.client_addr, c.client_advertise.as_ref()),
+            ("peer_addr", &c.peer_addr, c.peer_advertise.as_ref()),
+            ("http_addr", &c.http_addr, http_advertise),
+        ] {
+            self.check(
+                !addr.is_unspecified() || advertise.is_some(),
+                setting,
+                || {
+                    let flag = setting.replace("_addr", "-advertise");
+                    format!("is {addr}, which nobody can dial: say what to dial with --{flag}")
+                },
+            );
+        }
+        for (setting, advertise) in [
+            ("client_advertise", &c.client_advertise),
+            ("peer_advertise", &c.peer_advertise),
+            ("http_advertise", &c.http_advertise),
+        ] {
+            let dialable = |a: &HostPort| !a.is_unspecified() && a.port != 0;
+            self.check(advertise.as_ref().is_none_or(dialable), setting, || {
+                "is an address that nobody can dial".to_owned()
+            });
+        }
+        let fixed: Vec<_> = [&c.client_addr, &c.peer_addr, &c.http_addr]
+            .into_iter()
+            .filter(|a| a.port != 0)
+            .collect();
+        let distinct: BTreeSet<_> = fixed.iter().collect();
+        self.check(distinct.len() == fixed.len(), "peer_addr", || {
+            "must differ from client_addr and http_addr, and those from each other".to_owned()
+        });
+    }
+
+    fn members(&mut self) {
+        let c = self.config;
+        let names: BTreeSet<_> = c.initial.iter().map(|m| m.name.as_str()).collect();
+        let peers: BTreeSet<_> = c.initial.iter().map(|m| &m.peer).collect();
+        if let Some(bad) = c.initial.iter().find(|m| !is_node_name(&m.name)) {
+            self.check(false, "initial", || {
+                format!(
+                    "names `{}`: a name is 1 to 63 of a-z, 0-9 and '-'",
+                    bad.name
+                )
+            });
+        }
+        self.check(
+            names.len() == c.initial.len() && peers.len() == c.initial.len(),
+            "initial",
+            || "lists a name or an address twice".to_owned(),
+        );
+        self.check(
+            c.initial.is_empty() || names.contains(c.name.as_str()),
+            "initial",
+            || format!("does not list this node, `{}`", c.name),
+        );
+        let dialable = |a: &HostPort| !a.is_unspecified() && a.port != 0;
+        self.check(
+            c.initial.iter().all(|m| dialable(&m.peer)),
+            "initial",
+            || "lists an address that nobody can dial".to_owned(),
+        );
+        self.check(c.seeds.iter().all(dialable), "seeds", || {
+            "lists an address that nobody can dial".to_owned()
+        });
+        self.check(c.initial.len() <= MAX_MEMBERS, "initial", || {
+            format!("lists more than {MAX_MEMBERS} members")
+        });
+        self.check(c.seeds.len() <= MAX_MEMBERS, "seeds", || {
+            format!("lists more than {MAX_MEMBERS} addresses")
+        });
+    }
+
+    fn limits(&mut self) {
+        let c = self.config;
+        for (setting, bytes) in [
+            ("table_bytes", c.table_bytes),
+            ("sled_cache_bytes", c.sled_cache_bytes),
+        ] {
+            self.check((MIN_MEMORY..=MAX_MEMORY).contains(&bytes), setting, || {
+                format!("is {bytes}: must be from {MIN_MEMORY} to {MAX_MEMORY}")
+            });
+        }
+        for (setting, timeout) in [
+            ("hello_timeout", c.hello_timeout),
+            ("connect_timeout", c.connect_timeout),
+            ("status_timeout", c.status_timeout),
+        ] {
+            let fine = !timeout.is_zero() && timeout <= MAX_TIMEOUT;
+            self.check(fine, setting, || {
+                format!("is {timeout:?}: must be more than 0 and at most {MAX_TIMEOUT:?}")
+            });
+        }
+        self.check(c.drain_timeout <= MAX_TIMEOUT, "drain_timeout", || {
+            format!("is {:?}: must be at most {MAX_TIMEOUT:?}", c.drain_timeout)
+        });
+        self.check(c.workers <= MAX_WORKERS, "workers", || {
+            format!("is {}: must be at most {MAX_WORKERS}", c.workers)
+        });
+    }
+}
