@@ -1,0 +1,1 @@
+//! The services on the client port. They translate; every decision is the coordinator's.
