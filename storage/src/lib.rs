@@ -1,1 +1,3 @@
 //! Part of Ringfort.
+
+pub mod engine;

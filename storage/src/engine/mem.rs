@@ -1,0 +1,232 @@
+//! An engine in memory whose durable image only `flush` moves on, so that a simulated crash loses what a real one
+//! would. Stands in for sled wherever runs are simulated: dropping a sled handle flushes it, which would make every crash look clean.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX};
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+/// One change that no flush has made durable yet: a row put, or (None) removed.
+type Change = (Bytes, Option<Bytes>);
+
+#[derive(Default)]
+struct Medium {
+    /// What a crash leaves.
+    durable: Rows,
+    /// What the running engine sees.
+    live: Rows,
+    /// Changes since the last flush, in order.
+    pending: Vec<Change>,
+    set_aside: Vec<Rows>,
+    /// Fails every call from now on.
+    failing: bool,
+}
+
+/// A simulated disk with one engine on it. Clones share the medium; it outlives the engines opened on it.
+#[derive(Clone, Default)]
+pub struct MemHome {
+    medium: Arc<Mutex<Medium>>,
+}
+
+impl MemHome {
+    /// A medium with nothing on it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cuts the power: of the changes since the last flush the first `kept` survive (sled recovers a prefix of its
+    /// log), the others are lost. Engines still open on this medium must not be used afterwards.
+    pub fn crash(&self, kept: usize) {
+        let mut medium = self.lock();
+        let pending = std::mem::take(&mut medium.pending);
+        for (key, value) in pending.into_iter().take(kept) {
+            apply(&mut medium.durable, key, value);
+        }
+        medium.live = medium.durable.clone();
+        medium.failing = false;
+    }
+
+    /// Number of changes that no flush has made durable yet.
+    pub fn pending(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Number of engines that were set aside and kept.
+    pub fn set_aside_count(&self) -> usize {
+        self.lock().set_aside.len()
+    }
+
+    /// Makes every later call fail, until the next crash or [`set_aside`](EngineHome::set_aside).
+    pub fn fail(&self) {
+        self.lock().failing = true;
+    }
+
+    /// All rows that a running engine sees.
+    pub fn rows(&self) -> Vec<Row> {
+        self.lock()
+            .live
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    }
+
+    /// Changes one row behind the engine's back, durably: damage.
+    pub fn poke(&self, key: &[u8], value: Option<&[u8]>) {
+        let mut medium = self.lock();
+        let (key, value) = (
+            Bytes::copy_from_slice(key),
+            value.map(Bytes::copy_from_slice),
+        );
+        apply(&mut medium.durable, key.clone(), value.clone());
+        apply(&mut medium.live, key, value);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Medium> {
+        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EngineHome for MemHome {
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        check(&self.lock(), "open")?;
+        Ok(Arc::new(MemEngine { home: self.clone() }))
+    }
+
+    fn set_aside(&self) -> Result<(), EngineError> {
+        let mut medium = self.lock();
+        let rows = std::mem::take(&mut medium.durable);
+        medium.live.clear();
+        medium.pending.clear();
+        medium.failing = false;
+        medium.set_aside.insert(0, rows);
+        medium.set_aside.truncate(SET_ASIDE_MAX);
+        Ok(())
+    }
+}
+
+/// The engine on a [`MemHome`].
+pub struct MemEngine {
+    home: MemHome,
+}
+
+impl Engine for MemEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let medium = self.home.lock();
+        check(&medium, "get")?;
+        Ok(medium.live.get(key).cloned())
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.change("insert", key, Some(Bytes::copy_from_slice(value)))
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.change("remove", key, None)
+    }
+
+    fn range(&self, first: &[u8], end: Option<&[u8]>) -> RowIter<'_> {
+        Box::new(MemIter {
+            home: &self.home,
+            next: Bound::Included(Bytes::copy_from_slice(first)),
+            end: end.map(Bytes::copy_from_slice),
+        })
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut medium = self.home.lock();
+        check(&medium, "flush")?;
+        for (key, value) in std::mem::take(&mut medium.pending) {
+            apply(&mut medium.durable, key, value);
+        }
+        Ok(())
+    }
+}
+
+impl MemEngine {
+    fn change(
+        &self,
+        operation: &'static str,
+        key: &[u8],
+        value: Option<Bytes>,
+    ) -> Result<Option<Bytes>, EngineError> {
+        let mut medium = self.home.lock();
+        check(&medium, operation)?;
+        let key = Bytes::copy_from_slice(key);
+        medium.pending.push((key.clone(), value.clone()));
+        Ok(apply(&mut medium.live, key, value))
+    }
+}
+
+/// Looks each row up anew, so that changes during the iteration do no harm.
+struct MemIter<'a> {
+    home: &'a MemHome,
+    next: Bound<Bytes>,
+    end: Option<Bytes>,
+}
+
+impl Iterator for MemIter<'_> {
+    type Item = Result<Row, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let medium = self.home.lock();
+        if let Err(error) = check(&medium, "range") {
+            return Some(Err(error));
+        }
+        let (key, value) = medium
+            .live
+            .range((self.next.clone(), Bound::Unbounded))
+            .next()?;
+        if self.end.as_ref().is_some_and(|end| key >= end) {
+            return None;
+        }
+        self.next = Bound::Excluded(key.clone());
+        Some(Ok((key.clone(), value.clone())))
+    }
+}
+
+fn apply(rows: &mut Rows, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
+    match value {
+        Some(value) => rows.insert(key, value),
+        None => rows.remove(&key),
+    }
+}
+
+fn check(medium: &Medium, operation: &'static str) -> Result<(), EngineError> {
+    if medium.failing {
+        return Err(EngineError::Failed {
+            operation,
+            detail: "told to fail".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_keeps_what_was_flushed_and_a_prefix_of_the_rest() {
+        let home = MemHome::new();
+        let engine = home.open().expect("opens");
+        engine.insert(b"a", b"1").expect("inserts");
+        engine.flush().expect("flushes");
+        for (key, value) in [(b"b", b"2"), (b"c", b"3"), (b"a", b"4")] {
+            engine.insert(key, value).expect("inserts");
+        }
+        home.crash(1);
+        let left: Vec<Row> = home.rows();
+        assert_eq!(
+            left,
+            [
+                (Bytes::from("a"), Bytes::from("1")),
+                (Bytes::from("b"), Bytes::from("2"))
+            ]
+        );
+    }
+}

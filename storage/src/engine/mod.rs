@@ -1,0 +1,100 @@
+//! The sorted store under the memory table. Keeps I1 together with the drain: what `flush` returned for is on
+//! stable storage, and nothing that an engine gives back is trusted unverified (the rows carry their own checksums,
+//! the checkpoint their roots).
+//!
+//! *Architecture invariant:* an engine knows rows of bytes only: no keys, records or partitions. It promises order and, after a
+//! crash, a **prefix** of the changes made since the last flush; atomicity comes from the log. Only the drain
+//! (and recovery, before there is a drain) changes it.
+
+pub mod mem;
+pub mod sled;
+mod sync;
+
+#[cfg(test)]
+mod contract;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Set-aside engine directories that are kept, the newest first; older ones are removed.
+pub const SET_ASIDE_MAX: usize = 2;
+
+/// One row of an engine: its key and its bytes.
+pub type Row = (Bytes, Bytes);
+
+/// Rows in ascending order of their keys.
+pub type RowIter<'a> = Box<dyn Iterator<Item = Result<Row, EngineError>> + Send + 'a>;
+
+/// Why an engine could not do what it was asked. After any of these the engine is not to be used again: sled's
+/// write errors are sticky, and nobody knows what is on disk after a failed sync.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine returned an error.
+    #[error("the storage engine failed at {operation}: {detail}")]
+    Failed {
+        /// What it was asked to do.
+        operation: &'static str,
+        /// Its own words.
+        detail: String,
+    },
+    /// The engine panicked; the panic was caught.
+    #[error("the storage engine panicked at {operation}: {detail}")]
+    Panicked {
+        /// What it was asked to do.
+        operation: &'static str,
+        /// The panic's message.
+        detail: String,
+    },
+    /// A flush after a write did not reach `fdatasync`: nothing that this build flushes would be durable.
+    #[error(
+        "the storage engine's flush does not reach the disk in this build (sync_file_range is not replaced); refusing to run"
+    )]
+    FlushNotDurable,
+}
+
+/// A sorted map of byte rows with a durable `flush`. All calls block; they belong on the drain thread or the
+/// engine pool.
+pub trait Engine: Send + Sync {
+    /// The row under `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// Puts one row and returns the one that it replaced.
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// Removes one row and returns it.
+    fn remove(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// The rows with `first ≤ key`, and `key < end` if there is an end, in order. Rows changed during the
+    /// iteration may be seen old or new; rows that are not changed are seen.
+    fn range(&self, first: &[u8], end: Option<&[u8]>) -> RowIter<'_>;
+
+    /// Returns when everything inserted and removed before the call is on stable storage.
+    fn flush(&self) -> Result<(), EngineError>;
+}
+
+/// The place where an engine lives: opens it, and moves a broken one out of the way.
+pub trait EngineHome: Send + Sync {
+    /// Opens what is there, or makes an empty engine.
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError>;
+
+    /// Moves what is there aside, so that the next [`open`](Self::open) makes an empty engine. Keeps the newest
+    /// [`SET_ASIDE_MAX`] of what was set aside.
+    fn set_aside(&self) -> Result<(), EngineError>;
+}
+
+/// Runs `call`, and turns its panic into [`EngineError::Panicked`].
+fn guard<T>(
+    operation: &'static str,
+    call: impl FnOnce() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    // What the closure leaves half changed is never looked at again: an engine that panicked is not used further.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let detail = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        Err(EngineError::Panicked { operation, detail })
+    })
+}

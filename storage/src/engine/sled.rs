@@ -1,0 +1,266 @@
+//! sled 0.34.7 (exact pin) as the engine in production. Keeps I1 and "nothing unverified is served":
+//!
+//! - every call is guarded: sled panics on damage (half the opens after one flipped byte) and a panic becomes a typed
+//!   error; an engine that failed once is never dropped, because dropping sled flushes it;
+//! - a flush is durable only because [`super::sync`] replaces `sync_file_range`; checked at each open;
+//! - `apply_batch`, transactions and `Tree::checksum` are never called: from their first use on, every read takes a
+//!   process-wide lock. `flush_async` can deadlock, and the periodic flush ignores failed syncs: both unused.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::{Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, sync};
+
+/// Default size of sled's page cache in bytes. Resident memory runs to a few times this figure.
+pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// The row, in a tree of its own, that each open writes to see a flush reach the disk.
+const PROBE: &[u8] = b"probe";
+
+/// A directory that holds one sled database.
+#[derive(Debug, Clone)]
+pub struct SledHome {
+    directory: PathBuf,
+    cache_bytes: u64,
+}
+
+impl SledHome {
+    /// sled in `directory` (made when missing, with its parents) with `cache_bytes` of page cache.
+    pub fn new(directory: impl Into<PathBuf>, cache_bytes: u64) -> Self {
+        Self {
+            directory: directory.into(),
+            cache_bytes,
+        }
+    }
+
+    fn aside(&self, number: u32) -> PathBuf {
+        let mut name = self.directory.as_os_str().to_owned();
+        name.push(format!(".aside-{number}"));
+        PathBuf::from(name)
+    }
+
+    fn move_aside(&self) -> std::io::Result<()> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        // Number 1 is the newest; the others move up by one, the last goes.
+        let oldest = self.aside(SET_ASIDE_MAX as u32);
+        if oldest.exists() {
+            std::fs::remove_dir_all(oldest)?;
+        }
+        for number in (1..SET_ASIDE_MAX as u32).rev() {
+            if self.aside(number).exists() {
+                std::fs::rename(self.aside(number), self.aside(number + 1))?;
+            }
+        }
+        std::fs::rename(&self.directory, self.aside(1))?;
+        sync_parent(&self.directory)
+    }
+}
+
+impl EngineHome for SledHome {
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let engine = SledEngine::open(&self.directory, self.cache_bytes)?;
+        sync_directory(&self.directory)
+            .and_then(|()| sync_parent(&self.directory))
+            .map_err(|e| io_failed("open", &e))?;
+        Ok(Arc::new(engine))
+    }
+
+    fn set_aside(&self) -> Result<(), EngineError> {
+        self.move_aside().map_err(|e| io_failed("set aside", &e))
+    }
+}
+
+/// An open sled database. Dropped, it closes sled, unless a call failed: then sled is leaked, because its
+/// drop would flush a state that nobody can vouch for.
+pub struct SledEngine {
+    /// None only while it is dropped.
+    db: Option<::sled::Db>,
+    failed: AtomicBool,
+}
+
+impl SledEngine {
+    fn open(directory: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        let db = guard("open", || {
+            ::sled::Config::new()
+                .path(directory)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(None)
+                .open()
+                .map_err(|e| failed("open", &e))
+        })?;
+        let engine = Self {
+            db: Some(db),
+            failed: AtomicBool::new(false),
+        };
+        engine.prove_flush()?;
+        Ok(engine)
+    }
+
+    /// Writes a row and sees that flushing it reached `fdatasync`.
+    fn prove_flush(&self) -> Result<(), EngineError> {
+        let before = sync::count();
+        self.run("probe", || {
+            let probes = self
+                .db()
+                .open_tree(PROBE)
+                .map_err(|e| failed("probe", &e))?;
+            let last = probes.get(PROBE).map_err(|e| failed("probe", &e))?;
+            // A row that does not change might not be written at all.
+            let turn = last
+                .and_then(|row| row.first().copied())
+                .unwrap_or(0)
+                .wrapping_add(1);
+            probes
+                .insert(PROBE, &[turn])
+                .map_err(|e| failed("probe", &e))?;
+            Ok(())
+        })?;
+        self.flush()?;
+        if sync::count() == before {
+            self.failed.store(true, Ordering::Release);
+            return Err(EngineError::FlushNotDurable);
+        }
+        Ok(())
+    }
+
+    fn db(&self) -> &::sled::Db {
+        self.db.as_ref().expect("taken by drop alone")
+    }
+
+    fn run<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let result = guard(operation, call);
+        if result.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.run("get", || {
+            self.db()
+                .get(key)
+                .map(copied)
+                .map_err(|e| failed("get", &e))
+        })
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.run("insert", || {
+            self.db()
+                .insert(key, value)
+                .map(copied)
+                .map_err(|e| failed("insert", &e))
+        })
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.run("remove", || {
+            self.db()
+                .remove(key)
+                .map(copied)
+                .map_err(|e| failed("remove", &e))
+        })
+    }
+
+    fn range(&self, first: &[u8], end: Option<&[u8]>) -> RowIter<'_> {
+        let rows = match end {
+            Some(end) if end <= first => return Box::new(std::iter::empty()),
+            Some(end) => self.db().range(first.to_vec()..end.to_vec()),
+            None => self.db().range(first.to_vec()..),
+        };
+        Box::new(SledIter {
+            engine: self,
+            rows: Some(rows),
+        })
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.run("flush", || {
+            self.db().flush().map(drop).map_err(|e| failed("flush", &e))
+        })
+    }
+}
+
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if self.failed.load(Ordering::Acquire) {
+            std::mem::forget(db);
+            return;
+        }
+        // A failure here loses nothing: what counts was flushed by the drain.
+        let _ = guard("close", || {
+            drop(db);
+            Ok(())
+        });
+    }
+}
+
+struct SledIter<'a> {
+    engine: &'a SledEngine,
+    /// None after a failure.
+    rows: Option<::sled::Iter>,
+}
+
+impl Iterator for SledIter<'_> {
+    type Item = Result<Row, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.rows.as_mut()?;
+        let next = self.engine.run("range", || {
+            rows.next().transpose().map_err(|e| failed("range", &e))
+        });
+        match next {
+            Ok(row) => row.map(|(key, value)| {
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            }),
+            Err(error) => {
+                // Never touched again, not even to be dropped.
+                std::mem::forget(self.rows.take());
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+fn copied(row: Option<::sled::IVec>) -> Option<Bytes> {
+    row.map(|bytes| Bytes::copy_from_slice(&bytes))
+}
+
+fn failed(operation: &'static str, error: &::sled::Error) -> EngineError {
+    EngineError::Failed {
+        operation,
+        detail: error.to_string(),
+    }
+}
+
+fn io_failed(operation: &'static str, error: &std::io::Error) -> EngineError {
+    EngineError::Failed {
+        operation,
+        detail: error.to_string(),
+    }
+}
+
+/// Makes a created or renamed directory entry durable.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    sync_directory(parent)
+}
+
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
