@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use crate::limits::Limits;
 pub(crate) use file::nearest;
 pub use value::{ByteSize, HostPort, InitialMember, Setting, parse_duration};
 
@@ -159,10 +160,30 @@ settings! {
     table_bytes: ByteSize = Some("96MiB"), (value_name = "BYTES");
     /// Memory for sled's cache (it uses up to three times as much)
     sled_cache_bytes: ByteSize = Some("64MiB"), (value_name = "BYTES");
+    /// Operations that this node coordinates at once
+    pending_operations: usize = Some("65536"), (value_name = "COUNT");
+    /// Running request ids of one client
+    running_per_client: usize = Some("4096"), (value_name = "COUNT");
+    /// Running request ids of this node
+    running_per_node: usize = Some("65536"), (value_name = "COUNT");
+    /// A value in one put, at most
+    value_bytes: ByteSize = Some("1MiB"), (value_name = "BYTES");
+    /// Siblings of one key, at most
+    siblings: usize = Some("64"), (value_name = "COUNT");
+    /// All siblings of one key together, at most
+    object_bytes: ByteSize = Some("4MiB"), (value_name = "BYTES");
+    /// Sessions of clients at once
+    sessions: usize = Some("1024"), (value_name = "COUNT");
+    /// Operations of one session without an answer taken
+    session_operations: usize = Some("4096"), (value_name = "COUNT");
+    /// Bytes of one session without an answer taken
+    session_bytes: ByteSize = Some("4MiB"), (value_name = "BYTES");
+    /// Bytes that wait for one peer
+    peer_queue_bytes: ByteSize = Some("32MiB"), (value_name = "BYTES");
     /// How long to wait for members' answers at the start
     hello_timeout: Duration = Some("2s"), (value_name = "DURATION");
     /// How long a connection to a node may take to open
-    connect_timeout: Duration = Some("1s"), (value_name = "DURATION");
+    connect_timeout: Duration = Some("2s"), (value_name = "DURATION");
     /// How long `status` waits for each member
     status_timeout: Duration = Some("500ms"), (value_name = "DURATION");
     /// How long a stopping node waits for work in flight
@@ -205,6 +226,23 @@ impl Config {
         config.derive();
         config.validate()?;
         Ok(config)
+    }
+
+    /// The limits of the data path.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            pending_operations: self.pending_operations,
+            running_per_client: self.running_per_client,
+            running_per_node: self.running_per_node,
+            value_bytes: self.value_bytes.bytes(),
+            siblings: self.siblings,
+            object_bytes: self.object_bytes.bytes(),
+            session_operations: self.session_operations,
+            session_bytes: self.session_bytes.bytes(),
+            sessions: self.sessions,
+            peer_queue_bytes: self.peer_queue_bytes.bytes(),
+            peer_connect_timeout: self.connect_timeout,
+        }
     }
 
     /// Fills in what follows from other values.

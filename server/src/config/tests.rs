@@ -95,7 +95,7 @@ fn bad_values_are_all_reported_with_their_source() {
 #[test]
 fn the_whole_is_judged_once() {
     for (pairs, part) in [
-        (&[("name", "N0")][..], "must be 1 to 63 of a-z"),
+        (&[("name", "N0")][..], "a-z, 0-9 and -"),
         (
             &[("name", "n0"), ("client_addr", "0.0.0.0:7400")],
             "--client-advertise",
@@ -118,8 +118,16 @@ fn the_whole_is_judged_once() {
         (&[("name", "n0"), ("seeds", "0.0.0.0:1")], "nobody can dial"),
         (&[("name", "n0"), ("partitions", "1000")], "power of two"),
         (&[("name", "n0"), ("replicas", "0")], "from 1 to 7"),
-        (&[("name", "n0"), ("capacity", "0")], "from 1/256"),
-        (&[("name", "n0"), ("capacity", "NaN")], "from 1/256"),
+        (
+            &[("name", "n0"), ("capacity", "0")],
+            "a capacity is more than 0",
+        ),
+        (
+            &[("name", "n0"), ("capacity", "NaN")],
+            "a capacity is more than 0",
+        ),
+        (&[("name", "n0"), ("value_bytes", "2MiB")], "from 1 to 1MiB"),
+        (&[("name", "n0"), ("siblings", "0")], "from 1 to"),
         (&[("name", "n0"), ("table_bytes", "1KiB")], "from 1MiB"),
         (&[("name", "n0"), ("hello_timeout", "0s")], "more than 0"),
     ] {
@@ -133,6 +141,12 @@ fn the_whole_is_judged_once() {
         ("http_addr", "0.0.0.0:7600"),
     ])
     .expect("advertised");
+}
+
+#[test]
+fn the_defaults_are_the_limits_of_the_data_path() {
+    let config = load(&[("name", "n0")]).expect("valid");
+    assert_eq!(config.limits(), crate::limits::Limits::default());
 }
 
 #[test]

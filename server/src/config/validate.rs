@@ -2,23 +2,23 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ringfort_ring::{
+    NodeName, PARTITIONS_MAX, PARTITIONS_MIN, REPLICAS_MAX, ZONE_LEN_MAX, tokens_for_capacity,
+};
+
 use super::{ByteSize, Config, ConfigError, HostPort};
+use crate::limits::{OBJECT_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A bootstrap list or seed list is this long at most.
 pub const MAX_MEMBERS: usize = 256;
-/// Most copies of a key.
-const MAX_REPLICAS: u32 = 7;
-/// Most partitions of a cluster.
-const MAX_PARTITIONS: u32 = 65_536;
-/// Virtual nodes per unit of capacity.
-pub const TOKENS_PER_CAPACITY: f64 = 256.0;
-/// The largest capacity of one node.
-const MAX_CAPACITY: f64 = 256.0;
-/// A zone's name is this long at most, in bytes.
-const MAX_ZONE_BYTES: usize = 63;
 /// Bounds of memory settings.
 const MIN_MEMORY: ByteSize = ByteSize(1 << 20);
 const MAX_MEMORY: ByteSize = ByteSize(1 << 40);
+/// What the wire and the store are built for.
+const MAX_VALUE: ByteSize = ByteSize(VALUE_BYTES_MAX as u64);
+const MAX_OBJECT: ByteSize = ByteSize(OBJECT_BYTES_MAX as u64);
+/// Most of anything that is counted.
+const MAX_COUNT: usize = 1 << 20;
 /// Most worker threads.
 const MAX_WORKERS: usize = 1024;
 /// The longest timeout that makes sense.
@@ -46,20 +46,6 @@ impl Config {
             })
         }
     }
-
-    /// The node's tokens: `round(256 × capacity)`, at least 1.
-    pub fn tokens(&self) -> u32 {
-        // Bounded by validation, far inside u32.
-        ((self.capacity * TOKENS_PER_CAPACITY).round() as u32).max(1)
-    }
-}
-
-/// Whether `name` can be a node's name.
-pub fn is_node_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 struct Problems<'a> {
@@ -79,32 +65,38 @@ impl Problems<'_> {
 
     fn identity(&mut self) {
         let c = self.config;
-        self.check(is_node_name(&c.name), "name", || {
-            format!("is `{}`: must be 1 to 63 of a-z, 0-9 and '-'", c.name)
-        });
-        self.check(
-            c.zone.len() <= MAX_ZONE_BYTES && !c.zone.chars().any(char::is_control),
-            "zone",
-            || format!("must be at most {MAX_ZONE_BYTES} printable bytes"),
+        let mut judge = |setting, verdict: Result<(), String>| {
+            if let Err(what) = verdict {
+                self.check(false, setting, || what);
+            }
+        };
+        judge(
+            "name",
+            NodeName::new(&c.name).map(drop).map_err(|e| e.to_string()),
         );
-        let tokens = c.capacity * TOKENS_PER_CAPACITY;
-        self.check(
-            c.capacity.is_finite() && tokens >= 1.0 && c.capacity <= MAX_CAPACITY,
+        judge(
             "capacity",
-            || format!("is {}: must be from 1/256 to {MAX_CAPACITY}", c.capacity),
+            tokens_for_capacity(c.capacity)
+                .map(drop)
+                .map_err(|e| e.to_string()),
         );
+        let zone = c.zone.len() <= ZONE_LEN_MAX && c.zone.bytes().all(|b| b.is_ascii_graphic());
+        self.check(zone, "zone", || {
+            format!("must be at most {ZONE_LEN_MAX} printable characters of ASCII, without blanks")
+        });
+        let partitions = PARTITIONS_MIN..=PARTITIONS_MAX;
         self.check(
-            c.partitions.is_power_of_two() && (2..=MAX_PARTITIONS).contains(&c.partitions),
+            c.partitions.is_power_of_two() && partitions.contains(&c.partitions),
             "partitions",
             || {
                 format!(
-                    "is {}: must be a power of two from 2 to {MAX_PARTITIONS}",
+                    "is {}: must be a power of two from {PARTITIONS_MIN} to {PARTITIONS_MAX}",
                     c.partitions
                 )
             },
         );
-        self.check((1..=MAX_REPLICAS).contains(&c.replicas), "replicas", || {
-            format!("is {}: must be from 1 to {MAX_REPLICAS}", c.replicas)
+        self.check((1..=REPLICAS_MAX).contains(&c.replicas), "replicas", || {
+            format!("is {}: must be from 1 to {REPLICAS_MAX}", c.replicas)
         });
     }
 
@@ -150,13 +142,12 @@ impl Problems<'_> {
         let c = self.config;
         let names: BTreeSet<_> = c.initial.iter().map(|m| m.name.as_str()).collect();
         let peers: BTreeSet<_> = c.initial.iter().map(|m| &m.peer).collect();
-        if let Some(bad) = c.initial.iter().find(|m| !is_node_name(&m.name)) {
-            self.check(false, "initial", || {
-                format!(
-                    "names `{}`: a name is 1 to 63 of a-z, 0-9 and '-'",
-                    bad.name
-                )
-            });
+        for member in &c.initial {
+            if let Err(error) = NodeName::new(&member.name) {
+                self.check(false, "initial", || {
+                    format!("names `{}`: {error}", member.name)
+                });
+            }
         }
         self.check(
             names.len() == c.initial.len() && peers.len() == c.initial.len(),
@@ -193,6 +184,28 @@ impl Problems<'_> {
         ] {
             self.check((MIN_MEMORY..=MAX_MEMORY).contains(&bytes), setting, || {
                 format!("is {bytes}: must be from {MIN_MEMORY} to {MAX_MEMORY}")
+            });
+        }
+        for (setting, bytes, max) in [
+            ("value_bytes", c.value_bytes, MAX_VALUE),
+            ("object_bytes", c.object_bytes, MAX_OBJECT),
+            ("session_bytes", c.session_bytes, MAX_MEMORY),
+            ("peer_queue_bytes", c.peer_queue_bytes, MAX_MEMORY),
+        ] {
+            self.check((ByteSize(1)..=max).contains(&bytes), setting, || {
+                format!("is {bytes}: must be from 1 to {max}")
+            });
+        }
+        for (setting, count) in [
+            ("pending_operations", c.pending_operations),
+            ("running_per_client", c.running_per_client),
+            ("running_per_node", c.running_per_node),
+            ("siblings", c.siblings),
+            ("sessions", c.sessions),
+            ("session_operations", c.session_operations),
+        ] {
+            self.check((1..=MAX_COUNT).contains(&count), setting, || {
+                format!("is {count}: must be from 1 to {MAX_COUNT}")
             });
         }
         for (setting, timeout) in [
