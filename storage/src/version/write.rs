@@ -1,0 +1,127 @@
+//! Writing: one new sibling in place of those that its context covers. Invariant I2.
+
+use super::applied::{self, Applied, Dots};
+use super::{Clock, Dot, Object, Payload, RequestId, Sibling, Value};
+
+/// What a client asks to write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What the client had read; `None`: nothing, so the write is concurrent with all that is there.
+    pub context: Option<Clock>,
+    /// What to write.
+    pub payload: NewPayload,
+    /// The call, the same over all its retries.
+    pub request: RequestId,
+    /// The lowest sequence that this client still waits for: its earlier requests can be forgotten.
+    pub lowest_unanswered: u64,
+    /// From when on a value reads as a tombstone, in ms since 1970; 0: never. Deletes ignore it.
+    pub expires_at_ms: u64,
+}
+
+/// A value, or none.
+#[derive(Clone, Debug)]
+pub enum NewPayload {
+    /// A put. The value was hashed before, outside of any lock.
+    Value(Value),
+    /// A delete: leaves a tombstone that keeps what it replaces.
+    Delete,
+}
+
+impl Object {
+    /// Whether `dot` may be minted for `write` on this base: neither the base nor the context covers it yet.
+    ///
+    /// If not, someone has seen this actor at a higher counter than it remembers (a restored or copied
+    /// directory): it must not mint, since its peers would drop the new sibling as long seen.
+    pub fn is_fresh(&self, write: &Write, dot: Dot) -> bool {
+        let seen = write
+            .context
+            .as_ref()
+            .is_some_and(|context| context.covers(dot));
+        dot.counter > 0 && !seen && !self.clock.covers(dot)
+    }
+
+    /// The object after `write`: the new sibling beside those that the context does not cover; clock = base ⊔
+    /// context ⊔ dot.
+    ///
+    /// A sibling counts as covered too if the context covers *another* dot of its request: the writer has read
+    /// that value from a replica that got it through another coordinator.
+    ///
+    /// The caller has made sure, under the lock of the key, that the base is whole, that the request is new
+    /// ([`Object::find`]) and that the dot is ([`Object::is_fresh`]). `now_ms` decides which values a tombstone
+    /// keeps, and what is pruned from the list of applied requests; nothing else.
+    pub fn write(&self, write: &Write, dot: Dot, now_ms: u64) -> Object {
+        debug_assert!(self.is_fresh(write, dot), "{dot:?} was seen before");
+        debug_assert!(
+            self.find(write.request).is_none(),
+            "{:?} was applied before",
+            write.request
+        );
+        let mut clock = self.clock.clone();
+        if let Some(context) = &write.context {
+            clock.join(context);
+        }
+        clock.insert(dot);
+
+        let replaced = |sibling: &Sibling| {
+            write
+                .context
+                .as_ref()
+                .is_some_and(|c| self.read_by(c, sibling))
+        };
+        let payload = match &write.payload {
+            NewPayload::Value(value) => Payload::Value(value.clone()),
+            NewPayload::Delete => Payload::Tombstone {
+                kept: self
+                    .live(now_ms)
+                    .filter(|s| replaced(s))
+                    .flat_map(|s| s.values().iter().cloned())
+                    .collect(),
+            },
+        };
+        let mut siblings = Vec::with_capacity(1 + self.siblings.len());
+        siblings.extend(self.siblings.iter().filter(|s| !replaced(s)).cloned());
+        let at = siblings.partition_point(|s| s.dot < dot);
+        siblings.insert(
+            at,
+            Sibling {
+                dot,
+                request: write.request,
+                expires_at_ms: match write.payload {
+                    NewPayload::Value(_) => write.expires_at_ms,
+                    NewPayload::Delete => 0,
+                },
+                payload,
+            },
+        );
+
+        let mut applied = Vec::with_capacity(1 + self.applied.len());
+        applied.extend_from_slice(&self.applied);
+        applied::add(
+            &mut applied,
+            Applied {
+                request: write.request,
+                at_ms: now_ms,
+                dots: Dots::one(dot),
+            },
+        );
+        applied::prune(
+            &mut applied,
+            &siblings,
+            write.request.client,
+            write.lowest_unanswered,
+            now_ms,
+        );
+        Object {
+            clock,
+            siblings,
+            applied,
+        }
+    }
+
+    /// Whether the reader of `context` has seen the request of `sibling`, through whichever dot.
+    fn read_by(&self, context: &Clock, sibling: &Sibling) -> bool {
+        let entry = self.find(sibling.request);
+        context.covers(sibling.dot)
+            || entry.is_some_and(|entry| entry.dots.iter().any(|dot| context.covers(*dot)))
+    }
+}
