@@ -1,10 +1,14 @@
 //! The Ringfort node: the parts that join `ring` and `storage`, and the command line.
 
 pub mod bootstrap;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod grpc;
+pub mod health;
+pub mod http;
 pub mod layout_wire;
 pub mod limits;
+pub mod metrics;
 pub mod net;

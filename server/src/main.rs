@@ -1,2 +1,7 @@
 //! The `ringfort` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringfort::cli::main()
+}

@@ -98,7 +98,9 @@ mod tests {
 
     #[test]
     fn what_is_not_base64_is_refused() {
-        for text in ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "Zm9v!!!!", "Zg==Zg=="] {
+        for text in [
+            "Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "Zm9v!!!!", "Zg==Zg==",
+        ] {
             assert!(unbase64(text).is_err(), "{text}");
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! This is the edge: clocks, signals, the environment and processes are taken as they are here, and only here.
 
-pub mod dev;
 pub mod encoding;
 pub mod exit;
 pub mod help;
@@ -48,8 +47,7 @@ const DEFAULT_ENDPOINT: &str = "127.0.0.1:7400";
 pub enum Command {
     /// Run one node
     Serve(Box<serve::Serve>),
-    /// Run a local cluster, one process per node
-    Dev(dev::Dev),
+
     /// Ask a node whether it lives or is ready; for health checks
     Probe(probe::Probe),
     /// Print help of a command, or `help exit-codes`
@@ -77,7 +75,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
     let out = Out { json: cli.json };
     match &cli.command {
         Command::Serve(serve) => serve::run(serve, out),
-        Command::Dev(dev) => dev::run(dev, out),
+
         Command::Probe(probe) => probe::run(probe, out),
         Command::Help(help) => help::run(help, out),
     }

@@ -80,7 +80,7 @@ pub async fn ask(addr: &str, path: &str, timeout: Duration) -> io::Result<(u16, 
             .take(MAX_ANSWER_BYTES)
             .read_to_end(&mut answer)
             .await?;
-        Ok(answer)
+        Ok::<_, io::Error>(answer)
     };
     let answer = tokio::time::timeout(timeout, exchange)
         .await

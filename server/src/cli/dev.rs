@@ -1,0 +1,1 @@
+//! `ringfort dev`: a local cluster, one process per node.

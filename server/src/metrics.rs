@@ -1,0 +1,312 @@
+//! `/metrics`: the counters of the data path and the figures of the store, as Prometheus reads them.
+//!
+//! Names carry the prefix `ringfort_` and base units; no key, no value and no client ever becomes a label.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use ringfort_proto::Reason;
+
+use crate::{
+    counters::{Counters, Histogram, LATENCY_BOUNDS_US, Verb},
+    health::{Health, Phase},
+};
+
+/// Figures that are read when somebody asks.
+pub type Gauge = (&'static str, &'static str, Option<Unit>, f64);
+
+/// Reads gauges: the store's, the links'.
+pub type Probe = Box<dyn Fn() -> Vec<Gauge> + Send + Sync>;
+
+/// All that `/metrics` shows of one node.
+pub struct Metrics {
+    registry: Registry,
+    sources: Arc<Sources>,
+}
+
+struct Sources {
+    node: String,
+    version: &'static str,
+    counters: Arc<Counters>,
+    health: Arc<Health>,
+    probe: OnceLock<Probe>,
+}
+
+impl Metrics {
+    /// The metrics of the node called `node`.
+    pub fn new(node: &str, counters: Arc<Counters>, health: Arc<Health>) -> Self {
+        let sources = Arc::new(Sources {
+            node: node.to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+            counters,
+            health,
+            probe: OnceLock::new(),
+        });
+        let mut registry = Registry::with_prefix("ringfort");
+        registry.register_collector(Box::new(sources.clone()));
+        Metrics { registry, sources }
+    }
+
+    /// From now on `probe` is asked at each scrape, too. Only the first one counts.
+    pub fn add_probe(&self, probe: Probe) {
+        let _ = self.sources.probe.set(probe);
+    }
+
+    /// The text of one scrape.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => "# EOF\n".to_owned(), // a string takes all, so this never comes
+        }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let e = &mut encoder;
+        let labels = [("node", self.node.as_str()), ("version", self.version)];
+        let mut info = e.encode_descriptor("build", "The running build", None, MetricType::Info)?;
+        info.encode_info(&labels)?;
+        self.requests(e)?;
+        self.latencies(e)?;
+        self.plain(e)?;
+        let phase = self.health.phase();
+        let flag = |yes: bool| f64::from(u8::from(yes));
+        gauge(
+            e,
+            "ready",
+            "1 while the node takes requests",
+            None,
+            flag(phase == Phase::Ready),
+        )?;
+        gauge(
+            e,
+            "draining",
+            "1 while the node stops",
+            None,
+            flag(phase == Phase::Draining),
+        )?;
+        if let Some(bytes) = resident_bytes() {
+            let help = "Memory of the process in physical pages";
+            gauge(e, "resident_memory", help, Some(Unit::Bytes), bytes)?;
+        }
+        for (name, help, unit, value) in self.probe.get().map(|probe| probe()).unwrap_or_default() {
+            gauge(e, name, help, unit, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Sources {
+    fn requests(&self, e: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Finished operations by verb and outcome";
+        let mut metric = e.encode_descriptor("requests", help, None, MetricType::Counter)?;
+        for verb in Verb::ALL {
+            for reason in std::iter::once(None).chain(Reason::ALL.iter().copied().map(Some)) {
+                let outcome = reason.map_or("OK", Reason::as_str);
+                let labels = [("operation", verb.as_str()), ("outcome", outcome)];
+                let count = self.counters.outcomes(verb, reason);
+                count_into(&mut metric.encode_family(&labels)?, count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn latencies(&self, e: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "From an operation's arrival to its answer";
+        let unit = Unit::Seconds;
+        let kind = MetricType::Histogram;
+        let mut metric = e.encode_descriptor("request_duration", help, Some(&unit), kind)?;
+        for verb in Verb::ALL {
+            let (sum, count, buckets) = cumulated(self.counters.latency(verb));
+            metric
+                .encode_family(&[("operation", verb.as_str())])?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn plain(&self, e: &mut DescriptorEncoder) -> fmt::Result {
+        let c = &*self.counters;
+        let bytes = Some(Unit::Bytes);
+        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 12] = [
+            (
+                "client_in",
+                "Keys and values that clients sent",
+                bytes.clone(),
+                &c.client_bytes_in,
+            ),
+            (
+                "client_out",
+                "Values that clients were sent",
+                bytes.clone(),
+                &c.client_bytes_out,
+            ),
+            (
+                "peer_out",
+                "Handed to connections to peers",
+                bytes.clone(),
+                &c.peer_bytes_out,
+            ),
+            (
+                "peer_batches",
+                "Batches sent to peers",
+                None,
+                &c.peer_batches,
+            ),
+            (
+                "forwards",
+                "Operations sent on to another node",
+                None,
+                &c.forwards,
+            ),
+            (
+                "read_repairs",
+                "Objects sent or merged because a read found them behind",
+                None,
+                &c.read_repairs,
+            ),
+            ("engine_loads", "Keys read from the engine", None, &c.loads),
+            (
+                "peer_not_sent",
+                "Operations that did not go out to a peer",
+                None,
+                &c.not_sent,
+            ),
+            (
+                "peer_refused",
+                "Operations of peers that were refused",
+                None,
+                &c.peer_refused,
+            ),
+            (
+                "wrong_cluster",
+                "Messages refused for their cluster id",
+                None,
+                &c.wrong_cluster,
+            ),
+            (
+                "replica_stores",
+                "Objects merged for peers",
+                None,
+                &c.replica_stores,
+            ),
+            (
+                "replica_reads",
+                "Digests and objects answered to peers",
+                None,
+                &c.replica_reads,
+            ),
+        ];
+        for (name, help, unit, counter) in counters {
+            let kind = MetricType::Counter;
+            let mut metric = e.encode_descriptor(name, help, unit.as_ref(), kind)?;
+            count_into(&mut metric, counter.load(Relaxed))?;
+        }
+        let now = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+        gauge(e, "sessions", "Sessions open now", None, now(&c.sessions))?;
+        gauge(
+            e,
+            "pending_operations",
+            "Operations in work now",
+            None,
+            now(&c.pending),
+        )?;
+        let queued = "Bytes that wait for peers now";
+        gauge(e, "peer_queue", queued, bytes, now(&c.peer_queue_bytes))
+    }
+}
+
+fn count_into(metric: &mut MetricEncoder<'_>, count: u64) -> fmt::Result {
+    metric.encode_counter::<NoLabelSet, u64, u64>(&count, None)
+}
+
+fn gauge(
+    e: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    value: f64,
+) -> fmt::Result {
+    e.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?
+        .encode_gauge(&value)
+}
+
+/// Sum in seconds, count, and buckets (upper bound in seconds, own count) as the encoder wants them.
+fn cumulated(histogram: &Histogram) -> (f64, u64, Vec<(f64, u64)>) {
+    let counts = histogram.buckets();
+    let bounds = LATENCY_BOUNDS_US
+        .iter()
+        .map(|us| *us as f64 / 1e6)
+        .chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(counts).collect();
+    (
+        histogram.sum_us() as f64 / 1e6,
+        counts.iter().sum(),
+        buckets,
+    )
+}
+
+/// Resident memory as the system counts it; only Linux says.
+fn resident_bytes() -> Option<f64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some((pages * PAGE_BYTES) as f64)
+}
+
+/// A page on all machines that this is built for.
+const PAGE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted() {
+        let counters = Arc::new(Counters::default());
+        counters.finished(Verb::Put, None, Duration::from_micros(80));
+        counters.finished(Verb::Put, None, Duration::from_secs(20));
+        counters.finished(
+            Verb::Get,
+            Some(Reason::Overloaded),
+            Duration::from_millis(1),
+        );
+        let metrics = Metrics::new("n0", counters, Arc::new(Health::default()));
+        metrics.add_probe(Box::new(|| vec![("store_keys", "Keys", None, 7.0)]));
+        let text = metrics.render();
+        for line in [
+            "ringfort_requests_total{operation=\"put\",outcome=\"OK\"} 2",
+            "ringfort_requests_total{operation=\"get\",outcome=\"OVERLOADED\"} 1",
+            "ringfort_request_duration_seconds_bucket{le=\"0.0001\",operation=\"put\"} 1",
+            "ringfort_request_duration_seconds_bucket{le=\"+Inf\",operation=\"put\"} 2",
+            "ringfort_request_duration_seconds_count{operation=\"put\"} 2",
+            "ringfort_client_in_bytes_total 0",
+            "ringfort_ready 0.0",
+            "ringfort_store_keys 7.0",
+            "# TYPE ringfort_peer_queue_bytes gauge",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no line {line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
