@@ -1,10 +1,15 @@
 //! The durable store of one node: commit log, memory table, sled.
 
+pub mod checkpoint;
 pub mod codec;
+pub mod disk;
 pub mod engine;
+pub mod identity;
 pub mod key;
+pub mod log;
 pub mod merkle;
 pub mod record;
+pub mod twoslot;
 pub mod version;
 
 pub use codec::rows;

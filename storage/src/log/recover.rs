@@ -1,0 +1,454 @@
+//! Reads a log back after a start: see the promises in the module above.
+//!
+//! Invariant (I2): records are handed out in ascending sequence, each at most once, none from another use of a file;
+//! whatever should be there and is not is named. Memory: one segment at a time. Nothing is written.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io;
+
+use super::format::{
+    BLOCK_BYTES, FORMAT, GROUP_HEADER_BYTES, GroupHeader, HeaderState, SegmentHeader, records,
+};
+use super::segments::{Live, Segments};
+use super::{DIRECTORY, LogConfig, LogPosition, segment_name, segment_number};
+use crate::disk::{Disk, DiskFile};
+
+/// Longest segment file that is read.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Entries in the list of damages; past it the last entry grows.
+const DAMAGE_MAX: usize = 1_024;
+
+/// Where recovery starts: what the checkpoint says, or the default without one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecoverFrom {
+    /// The checkpoint's first live segment; older ones are not read.
+    pub position: LogPosition,
+    /// The checkpoint's S: records up to it are neither handed out nor missed.
+    pub applied: u64,
+}
+
+/// Part of the log that should be there and is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment; where a segment is missing, the one that the checkpoint names.
+    pub position: LogPosition,
+    /// Where in its file the damage starts.
+    pub offset: u64,
+    /// First and last missing sequence; `None` if no record is known to be missing (a damaged header or seal).
+    pub missing: Option<(u64, u64)>,
+}
+
+/// What lay after the end of the log: a group that was never acknowledged, as far as anyone can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornTail {
+    /// The segment.
+    pub position: LogPosition,
+    /// Where in its file the tail starts.
+    pub offset: u64,
+    /// The sequence that its first record would have had.
+    pub first: u64,
+}
+
+/// What recovery found; [`super::Log::start`] goes on from here.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Sequence of the last record of the log, whether handed out, missing or applied before; 0 for none.
+    pub last_sequence: u64,
+    /// Number of records handed out.
+    pub records: u64,
+    /// What is damaged, in order. An entry that misses records calls for a new actor, and for repair from peers.
+    pub damage: Vec<Damage>,
+    /// What was cut at the end, if something was there.
+    pub torn_tail: Option<TornTail>,
+    pub(super) segments: Segments,
+    pub(super) tail: Option<Tail>,
+}
+
+/// The last group, when nothing proves yet that it is durable: it is written and synced again before the log goes on.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) segment: u32,
+    pub(super) offset: u64,
+    pub(super) first: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Why a log could not be recovered. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The disk failed.
+    #[error("cannot read the commit log ({file}): {source}")]
+    Io {
+        /// File or directory.
+        file: String,
+        /// The disk's error.
+        source: io::Error,
+    },
+    /// A segment was written by a newer program.
+    #[error(
+        "{file} has format {found}, and this program knows formats up to {FORMAT}: it was written by a newer version"
+    )]
+    NewerFormat {
+        /// File.
+        file: String,
+        /// Format found.
+        found: u32,
+    },
+    /// Two files claim to be the same segment: one is a copy.
+    #[error("{first} and {second} claim to be the same log segment; remove the copy")]
+    Duplicate {
+        /// One file.
+        first: String,
+        /// The other file.
+        second: String,
+    },
+    /// A segment file is longer than any that this program makes.
+    #[error("{file} has {bytes} bytes, more than a log segment can have")]
+    TooLong {
+        /// File.
+        file: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The receiver of the records refused one.
+    #[error("log record {sequence}: {source}")]
+    Refused {
+        /// Its sequence.
+        sequence: u64,
+        /// The receiver's error.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// Receives each record with its sequence; an error ends the recovery.
+pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+
+/// Reads the log, and hands each record with its sequence to `visit`, in order.
+pub fn recover(
+    disk: &dyn Disk,
+    config: &LogConfig,
+    from: RecoverFrom,
+    visit: &mut Visit<'_>,
+) -> Result<Recovered, RecoverError> {
+    let found = survey(disk, config.salt, from.position)?;
+    let mut reader = Reader {
+        salt: config.salt,
+        applied: from.applied,
+        visit,
+        expected: from.applied + 1,
+        end: (from.position, 0),
+        records: 0,
+        damage: Vec::new(),
+        torn_tail: None,
+        tail: None,
+    };
+    let named = |live: &Found| live.live.position.generation == from.position.generation;
+    if from.position.generation > 0 && !found.live.iter().any(named) {
+        let missing = found
+            .live
+            .first()
+            .and_then(|live| reader.range(reader.expected, live.live.first));
+        reader.damaged(from.position, 0, missing);
+        reader.expected = found
+            .live
+            .first()
+            .map_or(reader.expected, |live| live.live.first.max(reader.expected));
+    }
+    let mut bytes = Vec::new();
+    for (index, segment) in found.live.iter().enumerate() {
+        let bound = found.live.get(index + 1).map(|next| next.live.first);
+        read_segment(disk, segment.live.position.segment, &mut bytes)?;
+        reader.segment(segment, &bytes, bound)?;
+    }
+    let live = found.live.iter().map(|segment| segment.live).collect();
+    Ok(Recovered {
+        last_sequence: reader.expected.max(from.applied + 1) - 1,
+        records: reader.records,
+        damage: reader.damage,
+        torn_tail: reader.torn_tail,
+        segments: Segments::new(live, found.spares, found.next_file, found.next_generation),
+        tail: reader.tail,
+    })
+}
+
+/// The segment files of a log, told apart.
+struct Survey {
+    /// By generation.
+    live: Vec<Found>,
+    spares: BTreeMap<u32, u64>,
+    next_file: u32,
+    next_generation: u64,
+}
+
+/// A live segment.
+#[derive(Debug)]
+struct Found {
+    live: Live,
+    header_damaged: bool,
+}
+
+/// Tells live segments from spares by their headers. A file without a valid header is live if it holds valid groups
+/// of a generation that is still needed.
+fn survey(disk: &dyn Disk, salt: u64, from: LogPosition) -> Result<Survey, RecoverError> {
+    let mut survey = Survey {
+        live: Vec::new(),
+        spares: BTreeMap::new(),
+        next_file: 1,
+        next_generation: from.generation + 1,
+    };
+    let mut bytes = Vec::new();
+    for segment in list(disk)? {
+        survey.next_file = survey.next_file.max(segment.saturating_add(1));
+        let (file, length) = open(disk, segment)?;
+        let mut block = [0; BLOCK_BYTES];
+        let count = file
+            .read_full(0, &mut block)
+            .map_err(|source| io_error(segment, source))?;
+        let (header, header_damaged) = match SegmentHeader::decode(&block[..count], salt) {
+            HeaderState::Valid(header) => (Some(header), false),
+            HeaderState::Newer(found) => {
+                return Err(RecoverError::NewerFormat {
+                    file: segment_name(segment),
+                    found,
+                });
+            }
+            // A blank block over groups is damage too.
+            HeaderState::Blank | HeaderState::Bad => {
+                read_segment(disk, segment, &mut bytes)?;
+                (header_from_groups(&bytes, salt), true)
+            }
+        };
+        let generation = header.map_or(0, |header| header.generation);
+        survey.next_generation = survey.next_generation.max(generation + 1);
+        match header {
+            Some(header) if generation >= from.generation => {
+                let position = LogPosition {
+                    generation,
+                    segment,
+                };
+                let live = Live {
+                    position,
+                    first: header.first,
+                    bytes: length,
+                };
+                survey.live.push(Found {
+                    live,
+                    header_damaged,
+                });
+            }
+            _ => {
+                survey.spares.insert(segment, length);
+            }
+        }
+    }
+    survey.live.sort_by_key(|found| found.live.position);
+    for pair in survey.live.windows(2) {
+        if pair[0].live.position.generation == pair[1].live.position.generation {
+            let [first, second] =
+                [&pair[0], &pair[1]].map(|found| segment_name(found.live.position.segment));
+            return Err(RecoverError::Duplicate { first, second });
+        }
+    }
+    Ok(survey)
+}
+
+/// What the header must have said, from the newest generation of valid groups in a file. Older groups are left from
+/// former uses of the file.
+fn header_from_groups(bytes: &[u8], salt: u64) -> Option<SegmentHeader> {
+    let mut newest: Option<SegmentHeader> = None;
+    let mut at = BLOCK_BYTES;
+    while at + GROUP_HEADER_BYTES <= bytes.len() {
+        match GroupHeader::decode(&bytes[at..], salt) {
+            Some(group) if group.payload(&bytes[at..], salt).is_some() => {
+                if newest.is_none_or(|newest| group.generation > newest.generation) {
+                    newest = Some(SegmentHeader {
+                        generation: group.generation,
+                        first: group.first,
+                    });
+                }
+                at += group.padded();
+            }
+            _ => at += BLOCK_BYTES,
+        }
+    }
+    newest
+}
+
+/// Numbers of the segment files, ascending.
+fn list(disk: &dyn Disk) -> Result<Vec<u32>, RecoverError> {
+    match disk.list(DIRECTORY) {
+        Ok(names) => Ok(names
+            .iter()
+            .filter_map(|name| segment_number(name))
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(RecoverError::Io {
+            file: DIRECTORY.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn open(disk: &dyn Disk, segment: u32) -> Result<(Box<dyn DiskFile>, u64), RecoverError> {
+    let file = disk
+        .open(&segment_name(segment))
+        .map_err(|source| io_error(segment, source))?;
+    let bytes = file.len().map_err(|source| io_error(segment, source))?;
+    if bytes > SEGMENT_BYTES_MAX {
+        return Err(RecoverError::TooLong {
+            file: segment_name(segment),
+            bytes,
+        });
+    }
+    Ok((file, bytes))
+}
+
+fn read_segment(disk: &dyn Disk, segment: u32, bytes: &mut Vec<u8>) -> Result<(), RecoverError> {
+    let (file, length) = open(disk, segment)?;
+    bytes.resize(length as usize, 0);
+    let count = file
+        .read_full(0, bytes)
+        .map_err(|source| io_error(segment, source))?;
+    bytes.truncate(count);
+    Ok(())
+}
+
+fn io_error(segment: u32, source: io::Error) -> RecoverError {
+    RecoverError::Io {
+        file: segment_name(segment),
+        source,
+    }
+}
+
+/// Walks the live segments in order.
+struct Reader<'a, 'v> {
+    salt: u64,
+    applied: u64,
+    visit: &'a mut Visit<'v>,
+    /// The sequence that must come next.
+    expected: u64,
+    /// Where the last segment's valid groups ended.
+    end: (LogPosition, u64),
+    records: u64,
+    damage: Vec<Damage>,
+    torn_tail: Option<TornTail>,
+    tail: Option<Tail>,
+}
+
+impl Reader<'_, '_> {
+    /// Reads one segment; `bound` is the first sequence of the next one, at and past which groups here were cut by an
+    /// earlier start.
+    fn segment(
+        &mut self,
+        found: &Found,
+        bytes: &[u8],
+        bound: Option<u64>,
+    ) -> Result<(), RecoverError> {
+        let Live {
+            position, first, ..
+        } = found.live;
+        // This segment was opened only after everything before its first sequence was durable.
+        self.proven(first);
+        if found.header_damaged {
+            self.damaged(position, 0, None);
+        }
+        self.expected = first;
+        let mut at = BLOCK_BYTES;
+        while let Some((start, group)) = self.next_group(bytes, at, position.generation, bound) {
+            if start > at {
+                let missing = self.range(self.expected, group.first);
+                self.damaged(position, at as u64, missing);
+            }
+            let payload = &bytes[start + GROUP_HEADER_BYTES..][..group.length as usize];
+            self.hand_out(&group, payload)?;
+            let whole = &bytes[start..bytes.len().min(start + group.padded())];
+            self.tail = (group.count > 0).then(|| Tail {
+                segment: position.segment,
+                offset: start as u64,
+                first: group.first,
+                bytes: whole.to_vec(),
+            });
+            self.expected = group.next();
+            at = start + group.padded();
+        }
+        self.end = (position, at as u64);
+        let rest = bytes.get(at..).unwrap_or_default();
+        let torn = GroupHeader::resembles(rest, position.generation, self.expected);
+        self.torn_tail = torn.then_some(TornTail {
+            position,
+            offset: at as u64,
+            first: self.expected,
+        });
+        Ok(())
+    }
+
+    /// The next valid group at `at` or, skipping what is bad, after it. Groups of other generations are leftovers;
+    /// one that is valid but out of order cannot follow.
+    fn next_group(
+        &self,
+        bytes: &[u8],
+        at: usize,
+        generation: u64,
+        bound: Option<u64>,
+    ) -> Option<(usize, GroupHeader)> {
+        (at..bytes.len()).step_by(BLOCK_BYTES).find_map(|start| {
+            let group = GroupHeader::decode(&bytes[start..], self.salt)?;
+            let plausible = group.generation == generation
+                && group.first >= self.expected
+                && bound.is_none_or(|bound| group.next() <= bound);
+            if !plausible {
+                return None;
+            }
+            let payload = group.payload(&bytes[start..], self.salt)?;
+            records(payload, group.count).map(|_| (start, group))
+        })
+    }
+
+    fn hand_out(&mut self, group: &GroupHeader, payload: &[u8]) -> Result<(), RecoverError> {
+        let records = records(payload, group.count).expect("checked when the group was found");
+        for (sequence, record) in (group.first..).zip(records) {
+            if sequence > self.applied {
+                (self.visit)(sequence, record)
+                    .map_err(|source| RecoverError::Refused { sequence, source })?;
+                self.records += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something proves that everything before `first` was durable: what is not here is missing, and what was torn
+    /// at the end was cut before.
+    fn proven(&mut self, first: u64) {
+        if let Some(missing) = self.range(self.expected, first) {
+            let (position, offset) = self.end;
+            self.damaged(position, offset, Some(missing));
+        }
+        self.tail = None;
+        self.torn_tail = None;
+    }
+
+    /// The sequences from `first` to before `next` that are not applied.
+    fn range(&self, first: u64, next: u64) -> Option<(u64, u64)> {
+        let first = first.max(self.applied + 1);
+        (first < next).then(|| (first, next - 1))
+    }
+
+    fn damaged(&mut self, position: LogPosition, offset: u64, missing: Option<(u64, u64)>) {
+        let full = self.damage.len() >= DAMAGE_MAX;
+        match self.damage.last_mut() {
+            Some(last) if full => {
+                last.missing = match (last.missing, missing) {
+                    (Some((first, _)), Some((_, end))) => Some((first, end)),
+                    (before, now) => before.or(now),
+                };
+            }
+            _ => self.damage.push(Damage {
+                position,
+                offset,
+                missing,
+            }),
+        }
+    }
+}
