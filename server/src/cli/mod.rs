@@ -2,12 +2,14 @@
 //!
 //! This is the edge: clocks, signals, the environment and processes are taken as they are here, and only here.
 
+pub mod dev;
 pub mod encoding;
 pub mod exit;
 pub mod help;
 pub mod key;
 pub mod out;
 pub mod probe;
+mod process;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -48,6 +50,8 @@ pub enum Command {
     /// Run one node
     Serve(Box<serve::Serve>),
 
+    /// Run a local cluster, one process per node
+    Dev(dev::Dev),
     /// Ask a node whether it lives or is ready; for health checks
     Probe(probe::Probe),
     /// Print help of a command, or `help exit-codes`
@@ -76,6 +80,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
     match &cli.command {
         Command::Serve(serve) => serve::run(serve, out),
 
+        Command::Dev(dev) => dev::run(dev, out),
         Command::Probe(probe) => probe::run(probe, out),
         Command::Help(help) => help::run(help, out),
     }

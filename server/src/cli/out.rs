@@ -42,6 +42,19 @@ impl Out {
         self.line(&value.to_string())
     }
 
+    /// Prints a table for people: on standard output if that is a terminal, else on standard error.
+    ///
+    /// # Errors
+    /// As [`Out::bytes`].
+    pub fn table(self, text: &str) -> Result<(), CliError> {
+        if io::stdout().is_terminal() {
+            self.bytes(text.as_bytes())
+        } else {
+            self.say(text.trim_end());
+            Ok(())
+        }
+    }
+
     /// Says something to a person.
     pub fn say(self, words: &str) {
         // Nobody can be told that standard error is closed.

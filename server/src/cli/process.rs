@@ -1,0 +1,55 @@
+//! Child processes and signals: the few system calls that have no safe form.
+
+#![expect(
+    unsafe_code,
+    reason = "kill, prctl and pre_exec exist in no other form"
+)]
+
+use std::{io, process::Stdio};
+
+use tokio::process::{Child, Command};
+
+/// Starts `command` in a process group of its own, with nothing to read. It gets a SIGTERM when this process dies,
+/// however it dies.
+///
+/// # Errors
+/// The system could not start it.
+pub fn start(mut command: Command) -> io::Result<Child> {
+    command.stdin(Stdio::null()).process_group(0);
+    let parent = std::process::id();
+    // SAFETY: between fork and exec the closure calls prctl and getppid only, which are async-signal-safe, and it
+    // allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the call.
+            if u32::try_from(libc::getppid()) != Ok(parent) {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Asks a child to stop. One that has ended already, and was waited for, has no id any more.
+pub fn terminate(child: &Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // SAFETY: kill touches no memory; the child was not waited for yet, so the id is still its own.
+        unsafe {
+            libc::kill(pid, libc::SIGTERM);
+        }
+    }
+}
+
+/// How a child ended, in words.
+pub fn ending(status: std::process::ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
