@@ -1,0 +1,157 @@
+//! One call from its first attempt to its answer.
+//!
+//! *Invariant:* one deadline around all attempts, one request id in all of them, and an error that is ambiguous if any
+//! attempt was. A call that is dropped leaves nothing behind but the attempts on their way, which hold their own
+//! credit and sequence.
+
+use std::sync::Arc;
+
+use ringfort_proto::{
+    Reason,
+    v1::{self, operation, operation_result},
+};
+use ringfort_ring::{Token, token};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    error::{Error, Kind},
+    ids::Ticket,
+    inner::{DEFAULT_NAMESPACE, Inner},
+    policy::{self, Decision, Target},
+    session::{OPERATION_OVERHEAD, Session},
+};
+
+/// The largest operation that is sent: above what a node accepts, so that its own words are heard, and below what
+/// would break the stream for all others.
+const OPERATION_BYTES_MAX: usize = 2 << 20;
+
+/// One call in progress.
+#[derive(Debug)]
+pub(crate) struct Call {
+    kind: operation::Kind,
+    token: Token,
+    weight: usize,
+    deadline: Instant,
+    ticket: Option<Ticket>,
+}
+
+impl Call {
+    /// A read of one key.
+    pub(crate) fn get(request: v1::GetRequest, deadline: Instant) -> Result<Self, Error> {
+        Call::new(operation::Kind::Get(request), deadline, None)
+    }
+
+    /// A write of one value, with a request id of its own.
+    pub(crate) fn put(inner: &Inner, mut request: v1::PutRequest, deadline: Instant) -> Result<Self, Error> {
+        let ticket = inner.sequences.next(Instant::now())?;
+        request.options.get_or_insert_default().request_id = Some(ticket.request_id());
+        Call::new(operation::Kind::Put(request), deadline, Some(ticket))
+    }
+
+    /// A delete with a context, with a request id of its own.
+    pub(crate) fn delete(inner: &Inner, mut request: v1::DeleteRequest, deadline: Instant) -> Result<Self, Error> {
+        let ticket = inner.sequences.next(Instant::now())?;
+        request.options.get_or_insert_default().request_id = Some(ticket.request_id());
+        Call::new(operation::Kind::Delete(request), deadline, Some(ticket))
+    }
+
+    fn new(kind: operation::Kind, deadline: Instant, ticket: Option<Ticket>) -> Result<Self, Error> {
+        let (key, bytes) = match &kind {
+            operation::Kind::Put(put) => (&put.key, put.value.len() + put.context.len()),
+            operation::Kind::Delete(delete) => (&delete.key, delete.context.len()),
+            operation::Kind::Get(get) => (&get.key, 0),
+        };
+        let key = key.as_ref().expect("the verbs set the key");
+        let weight = bytes + key.key.len() + key.namespace.len() + OPERATION_OVERHEAD;
+        if weight > OPERATION_BYTES_MAX {
+            let words = format!("the operation has {weight} bytes; the limit is {OPERATION_BYTES_MAX}");
+            return Err(Error::invalid(Reason::TooLarge, words));
+        }
+        let token = token_of(key);
+        Ok(Call { kind, token, weight, deadline, ticket })
+    }
+
+    /// Runs the call to its end.
+    pub(crate) async fn run(mut self, inner: &Arc<Inner>) -> Result<operation_result::Kind, Error> {
+        let mut attempt = 0;
+        let mut ambiguous = false;
+        let mut target = None;
+        let mut failed: Option<Arc<Session>> = None;
+        loop {
+            let error = match self.attempt(inner, attempt, target.as_deref(), &mut failed).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            ambiguous |= error.is_ambiguous();
+            if error.kind() == Kind::Misrouted {
+                inner.refresh();
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match policy::decide(&error, attempt, left, inner.random().fraction()) {
+                Decision::Stop => return Err(error.sticky(ambiguous)),
+                Decision::Again { after, to } => {
+                    target = match to {
+                        Target::Named(node) => Some(node),
+                        Target::Elsewhere => None,
+                    };
+                    if !after.is_zero() {
+                        sleep(after).await;
+                    }
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends the operation once and waits for its answer.
+    async fn attempt(
+        &mut self,
+        inner: &Arc<Inner>,
+        attempt: u32,
+        target: Option<&str>,
+        failed: &mut Option<Arc<Session>>,
+    ) -> Result<operation_result::Kind, Error> {
+        let view = inner.view_within(self.deadline).await?;
+        let write = self.ticket.is_some();
+        let avoid = failed.as_ref().map(|session| session.address());
+        let session = Arc::clone(view.choose(self.token, inner.spin(self.token, write), avoid, target));
+        drop(view);
+        let (kind, ticket) = self.stamp(attempt);
+        let sent = session.submit(kind, self.weight, self.deadline, ticket).await;
+        let answer = match sent {
+            // The session answers by the deadline; without a session, nobody knows.
+            Ok(answer) => answer.await.unwrap_or_else(|_| Err(Error::broken(session.address(), "the session ended", write))),
+            Err(error) => Err(error),
+        };
+        *failed = Some(session);
+        answer
+    }
+
+    /// The operation as this attempt sends it.
+    fn stamp(&self, attempt: u32) -> (operation::Kind, Option<Ticket>) {
+        let mut kind = self.kind.clone();
+        let ticket = self.ticket.as_ref().map(Ticket::attempt);
+        let floor = ticket.as_ref().map_or(0, |(_, floor)| *floor);
+        match &mut kind {
+            operation::Kind::Put(v1::PutRequest { options, .. })
+            | operation::Kind::Delete(v1::DeleteRequest { options, .. }) => {
+                let options = options.get_or_insert_default();
+                options.attempt = attempt;
+                options.lowest_unanswered = floor;
+            }
+            operation::Kind::Get(request) => request.options.get_or_insert_default().attempt = attempt,
+        }
+        (kind, ticket.map(|(ticket, _)| ticket))
+    }
+}
+
+/// Where a key is on the ring.
+pub(crate) fn token_of(key: &v1::Key) -> Token {
+    let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
+    token(namespace.as_bytes(), &key.key)
+}
+
+/// The answer was of another sort than the question: the node's mistake, and no way to know what it did.
+pub(crate) fn mismatch(write: bool) -> Error {
+    Error::broken("the node", "an answer of another sort came", write)
+}

@@ -1,0 +1,268 @@
+//! The session's one task: opens the stream, takes the answers, keeps the deadlines, opens the stream again.
+//!
+//! *Invariant:* every entry that leaves without an answer tells its call the truth: never sent is definite, sent is
+//! ambiguous for a write.
+
+use std::{sync::Arc, time::Duration};
+
+use ringfort_proto::{
+    Failure,
+    v1::{SessionResponse, kv_client::KvClient, operation_result},
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::{Code, Status, Streaming};
+
+use super::{Entry, Health, Reply, Shared, outgoing::Outgoing};
+use crate::error::{Error, words};
+
+/// The largest message that is accepted: an object of the largest size, with room.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// How long a stream may take to open, the connection included.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A node that let a deadline pass and said nothing for this long is not asked while there are others.
+const SILENCE: Duration = Duration::from_millis(500);
+/// A node that owes an answer for this long past its deadline has its stream closed.
+const STALL: Duration = Duration::from_secs(5);
+/// The pause after the first failed attempt to connect; it doubles.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts to connect.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Runs until the session is dropped.
+pub(super) async fn run(shared: Arc<Shared>) {
+    tokio::join!(keep_open(&shared), keep_deadlines(&shared));
+}
+
+/// Opens the stream, attends to it, and opens it again when it ends.
+async fn keep_open(shared: &Arc<Shared>) {
+    let mut failures: u32 = 0;
+    loop {
+        let refusal = match open(shared).await {
+            Ok(answers) => {
+                let ended = attend(shared, answers).await;
+                tracing::debug!(node = %shared.address, why = %ended.why, "session broke");
+                shared.fail_all(&ended.why, ended.useless.then(|| cannot_reach(&shared.address, &ended.why)))
+            }
+            Err(refusal) => {
+                tracing::debug!(node = %shared.address, %refusal, "no session");
+                shared.fail_all("", Some(refusal))
+            }
+        };
+        shared.parts.signals.ask();
+        failures = if refusal { failures + 1 } else { 0 };
+        if failures > 0 {
+            let ceiling = BACKOFF_FIRST.saturating_mul(1 << (failures - 1).min(16));
+            let jitter = 0.5 + shared.parts.random.fraction() / 2.0;
+            sleep(ceiling.min(BACKOFF_MAX).mul_f64(jitter)).await;
+        }
+        // A new connection for the next attempt: the old one may be one that never fails and never answers.
+        shared.lock().channel = None;
+    }
+}
+
+/// Looks after the entries at the earliest deadline, and again when an earlier one comes in.
+async fn keep_deadlines(shared: &Shared) {
+    loop {
+        let armed = shared.lock().armed;
+        let alarm = async {
+            match armed {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.rearm.notified() => {}
+            () = alarm => shared.sweep(Instant::now()),
+        }
+    }
+}
+
+/// Opens the stream on the current channel.
+async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error> {
+    let (channel, stream) = {
+        let mut state = shared.lock();
+        (shared.channel(&mut state), state.stream)
+    };
+    let mut client = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let opening = client.session(Outgoing::new(Arc::clone(shared), stream));
+    let answers = match timeout(OPEN_TIMEOUT, opening).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return Err(refusal(&status, &shared.address)),
+        Err(_) => {
+            let silent = format!("{} opened no session within {OPEN_TIMEOUT:?}", shared.address);
+            return Err(Error::unreachable(&shared.address, silent));
+        }
+    };
+    let mut state = shared.lock();
+    state.open = true;
+    state.refusal = None;
+    state.heard = Some(Instant::now());
+    let waker = state.waker.take();
+    drop(state);
+    shared.set_health(Health::Up);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    Ok(answers)
+}
+
+/// Why a stream, or a question that changes nothing, was refused. Nothing was sent, so this is definite whatever the code.
+pub(crate) fn refusal(status: &Status, address: &str) -> Error {
+    let typed = Failure::from_status(status).is_some();
+    if typed || matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
+        Error::from_status(status, address, false)
+    } else {
+        cannot_reach(address, &words(status))
+    }
+}
+
+fn cannot_reach(address: &str, why: &str) -> Error {
+    Error::unreachable(address, format!("cannot reach {address}: {why}"))
+}
+
+/// How a stream ended.
+struct Ended {
+    why: String,
+    /// It never carried an answer: opening it again at once would only turn in circles.
+    useless: bool,
+}
+
+/// Takes answers until the stream ends.
+async fn attend(shared: &Shared, mut answers: Streaming<SessionResponse>) -> Ended {
+    let mut useless = true;
+    let why = loop {
+        tokio::select! {
+            biased;
+            message = answers.message() => match message {
+                Ok(Some(response)) => {
+                    useless = false;
+                    shared.take_answers(response);
+                }
+                Ok(None) => break "the node ended it".to_owned(),
+                Err(status) => break words(&status),
+            },
+            () = shared.stalled.notified() => break format!("no answer for {STALL:?} past a deadline"),
+        }
+    };
+    Ended { why, useless }
+}
+
+impl Shared {
+    fn take_answers(&self, response: SessionResponse) {
+        self.set_health(if response.draining { Health::Draining } else { Health::Up });
+        self.parts.signals.saw(response.read_epoch, response.newest_epoch);
+        let mut answered = Vec::with_capacity(response.results.len());
+        let mut state = self.lock();
+        state.heard = Some(Instant::now());
+        for result in response.results {
+            // An unknown id is an answer to an operation of an earlier stream, or a mistake of the node's: nobody waits.
+            if let Some(entry) = state.slots.remove(result.id) {
+                answered.push((entry, result.kind));
+            }
+        }
+        drop(state);
+        self.give_back(answered.len(), answered.iter().map(|(entry, _)| entry.weight as usize).sum());
+        for (entry, kind) in answered {
+            let write = entry.is_write();
+            if let Some(reply) = entry.reply {
+                let _ = reply.send(self.reply(kind, write));
+            }
+        }
+    }
+
+    fn reply(&self, kind: Option<operation_result::Kind>, write: bool) -> Reply {
+        match kind {
+            Some(operation_result::Kind::Error(error)) => Err(Error::from_wire(error, &self.address, write)),
+            Some(kind) => Ok(kind),
+            None => Err(Error::broken(&self.address, "it was empty", write)),
+        }
+    }
+
+    /// Reports what is past its deadline and sets the next alarm.
+    fn sweep(&self, now: Instant) {
+        let mut late = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut stalled = false;
+        let mut state = self.lock();
+        for (id, entry) in state.slots.iter() {
+            let overdue = entry.reply.is_none();
+            let at = if overdue { entry.deadline + STALL } else { entry.deadline };
+            if at > now {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            } else if overdue {
+                stalled = true;
+            } else {
+                late.push(id);
+            }
+        }
+        let mut replies = Vec::with_capacity(late.len());
+        let mut unsent = (0, 0);
+        for id in late {
+            let Some(entry) = state.slots.get_mut(id) else { continue };
+            if entry.is_sent() {
+                let at = entry.deadline + STALL;
+                next = Some(next.map_or(at, |next| next.min(at)));
+                replies.extend(entry.reply.take().map(|reply| (reply, Some(entry.is_write()))));
+            } else if let Some(entry) = state.slots.remove(id) {
+                unsent = (unsent.0 + 1, unsent.1 + entry.weight as usize);
+                replies.extend(entry.reply.map(|reply| (reply, None)));
+            }
+        }
+        state.armed = next;
+        let silent = state.open && state.heard.is_none_or(|heard| now.duration_since(heard) >= SILENCE);
+        drop(state);
+        self.give_back(unsent.0, unsent.1);
+        if stalled {
+            self.stalled.notify_one();
+        }
+        if silent && replies.iter().any(|(_, sent)| sent.is_some()) {
+            self.set_health(Health::Shaky);
+        }
+        for (reply, sent) in replies {
+            let error = match sent {
+                Some(write) => Error::unanswered(&self.address, write),
+                None => Error::timeout(
+                    &self.address,
+                    format!("the deadline passed before the operation was sent to {}", self.address),
+                ),
+            };
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    /// Ends the stream and all entries with it. With a refusal, which it then returns `true` for, the session takes
+    /// nothing until it is open again.
+    fn fail_all(&self, why: &str, refusal: Option<Error>) -> bool {
+        self.set_health(if refusal.is_some() { Health::Down } else { Health::Shaky });
+        self.end_stream();
+        let mut state = self.lock();
+        let entries = state.slots.drain();
+        state.queue.clear();
+        state.armed = None;
+        state.refusal.clone_from(&refusal);
+        drop(state);
+        self.give_back(entries.len(), entries.iter().map(|entry| entry.weight as usize).sum());
+        for entry in entries {
+            self.fail(entry, why, refusal.as_ref());
+        }
+        refusal.is_some()
+    }
+
+    fn fail(&self, entry: Entry, why: &str, refusal: Option<&Error>) {
+        let write = entry.is_write();
+        let error = if entry.is_sent() {
+            if let Some(ticket) = entry.ticket {
+                ticket.abandon(entry.deadline);
+            }
+            Error::broken(&self.address, why, write)
+        } else {
+            refusal.cloned().unwrap_or_else(|| {
+                let unsent = format!("the connection to {} broke before the operation was sent: {why}", self.address);
+                Error::unreachable(&self.address, unsent)
+            })
+        };
+        if let Some(reply) = entry.reply {
+            let _ = reply.send(Err(error));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What an operator asks: where a key lives, how the nodes are, what the layout says.
+
+use ringfort_proto::v1::{self, admin_client::AdminClient, kv_client::KvClient};
+use serde::Serialize;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::{
+    Client, Error,
+    session::{MESSAGE_BYTES_MAX, refusal},
+};
+
+/// Where a key lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Location {
+    /// Its position on the ring.
+    pub token: u64,
+    /// The partition that it falls in.
+    pub partition: u32,
+    /// The nodes that hold it, in preference order.
+    pub owners: Vec<String>,
+    /// The nodes that stand in for owners, in order.
+    pub fallbacks: Vec<String>,
+}
+
+/// What one node knows of all nodes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// The id of the cluster.
+    pub cluster_id: u64,
+    /// The newest layout.
+    pub epoch: u64,
+    /// One entry per member.
+    pub nodes: Vec<NodeStatus>,
+    /// Partitions with fewer reachable, synced owners than they should have.
+    pub under_replicated: u64,
+    /// Partitions in transfer.
+    pub moving: u64,
+}
+
+/// One member, as the node that answered sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// `up`, `down` or `draining`.
+    pub state: String,
+    /// Its zone; empty for none.
+    pub zone: String,
+    /// Its share, where 1 is usual.
+    pub capacity: f64,
+    /// Partitions that it owns.
+    pub owned: u64,
+    /// Keys that it stores.
+    pub keys: u64,
+    /// Hints that it keeps for others.
+    pub hints: u64,
+    /// Milliseconds since it was last heard; 0 for the node that answered.
+    pub last_seen_ms: u64,
+    /// Partitions whose copy does not count toward R.
+    pub unsynced: u64,
+}
+
+/// The layout that clients route by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LayoutInfo {
+    /// The id of the cluster.
+    pub cluster_id: u64,
+    /// The epoch of this layout.
+    pub epoch: u64,
+    /// The newest epoch; greater while a change is under way.
+    pub newest_epoch: u64,
+    /// Q: how many partitions the ring has.
+    pub partitions: u32,
+    /// N: how many owners a partition has.
+    pub replicas: u32,
+    /// The members in the order of their names.
+    pub members: Vec<MemberInfo>,
+    /// The node that answered.
+    pub node: String,
+}
+
+/// One member of a layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemberInfo {
+    /// Its name.
+    pub name: String,
+    /// What fixes its places on the ring.
+    pub placement_id: u64,
+    /// Its data directory.
+    pub store_id: u64,
+    /// Its virtual nodes: `round(256 × capacity)`.
+    pub tokens: u32,
+    /// Its zone; empty for none.
+    pub zone: String,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Where other nodes reach it.
+    pub peer_addr: String,
+    /// Where metrics and probes are served.
+    pub http_addr: String,
+    /// Partitions that it owns and does not hold whole.
+    pub unsynced: usize,
+}
+
+impl Client {
+    /// Where a key of the client's namespace lives.
+    ///
+    /// # Errors
+    /// Nothing was changed; see [`Error::kind`].
+    pub async fn where_is(&self, key: impl AsRef<[u8]>) -> Result<Location, Error> {
+        let namespace = self.inner().defaults.namespace.clone();
+        let key = v1::Key { namespace, key: bytes::Bytes::copy_from_slice(key.as_ref()) };
+        let answer = self
+            .ask(|channel, left| {
+                let request = left.with(v1::WhereRequest { key: Some(key.clone()) });
+                async move { AdminClient::new(channel).r#where(request).await }
+            })
+            .await?;
+        Ok(Location {
+            token: answer.token,
+            partition: answer.partition,
+            owners: answer.owners,
+            fallbacks: answer.fallbacks,
+        })
+    }
+
+    /// What one node, whichever answers, knows of all nodes.
+    ///
+    /// # Errors
+    /// Nothing was changed; see [`Error::kind`].
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        let answer = self
+            .ask(|channel, left| async move {
+                AdminClient::new(channel).status(left.with(v1::StatusRequest {})).await
+            })
+            .await?;
+        Ok(ClusterStatus {
+            cluster_id: answer.cluster_id,
+            epoch: answer.epoch,
+            nodes: answer.nodes.into_iter().map(node_status).collect(),
+            under_replicated: answer.under_replicated,
+            moving: answer.moving,
+        })
+    }
+
+    /// The layout that clients route by, asked for now.
+    ///
+    /// # Errors
+    /// Nothing was changed; see [`Error::kind`].
+    pub async fn layout(&self) -> Result<LayoutInfo, Error> {
+        let answer = self
+            .ask(|channel, left| async move {
+                let mut client = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                client.get_layout(left.with(v1::GetLayoutRequest {})).await
+            })
+            .await?;
+        Ok(layout_info(answer))
+    }
+
+    /// Asks any node a question that changes nothing, the next node if one cannot be reached.
+    pub(crate) async fn ask<T, F>(&self, question: impl Fn(Channel, TimeLeft) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let inner = self.inner();
+        self.ask_by(Instant::now() + inner.defaults.timeout, question).await
+    }
+
+    /// The same, with a deadline.
+    pub(crate) async fn ask_by<T, F>(
+        &self,
+        deadline: Instant,
+        question: impl Fn(Channel, TimeLeft) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut failed = Error::timeout("", "the deadline passed before any node was asked");
+        for node in self.inner().nodes() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let answer = tokio::time::timeout_at(deadline, question(node.channel(), TimeLeft(left))).await;
+            failed = match answer {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => refusal(&status, node.address()),
+                Err(_) => Error::unanswered(node.address(), false),
+            };
+            if !failed.is_retryable() {
+                break;
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// What is left of a deadline, to be sent with a unary call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLeft(std::time::Duration);
+
+impl TimeLeft {
+    pub(crate) fn with<T>(self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.0);
+        request
+    }
+}
+
+fn node_status(wire: v1::NodeStatus) -> NodeStatus {
+    NodeStatus {
+        name: wire.name,
+        state: wire.state,
+        zone: wire.zone,
+        capacity: wire.capacity,
+        owned: wire.owned,
+        keys: wire.keys,
+        hints: wire.hints,
+        last_seen_ms: wire.last_seen_ms,
+        unsynced: wire.unsynced,
+    }
+}
+
+fn layout_info(wire: v1::GetLayoutResponse) -> LayoutInfo {
+    let unsynced = wire.unsynced;
+    let count = |name: &str| {
+        unsynced.iter().filter(|entry| entry.node == name).map(|entry| entry.partitions.len()).sum()
+    };
+    let layout = wire.read_layout.unwrap_or_default();
+    let members = layout.members.into_iter().map(|member| MemberInfo {
+        unsynced: count(&member.name),
+        name: member.name,
+        placement_id: member.placement_id,
+        store_id: member.store_id,
+        tokens: member.tokens,
+        zone: member.zone,
+        client_addr: member.client_addr,
+        peer_addr: member.peer_addr,
+        http_addr: member.http_addr,
+    });
+    LayoutInfo {
+        cluster_id: wire.cluster_id,
+        epoch: layout.epoch,
+        newest_epoch: wire.newest_epoch,
+        partitions: layout.partitions,
+        replicas: layout.replicas,
+        members: members.collect(),
+        node: wire.node,
+    }
+}

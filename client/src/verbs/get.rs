@@ -1,0 +1,64 @@
+//! Reading one key.
+
+use std::future::IntoFuture;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use ringfort_proto::v1::{GetRequest, operation_result};
+use tokio::time::Instant;
+
+use crate::{
+    Client, Error, Read,
+    call::{Call, mismatch},
+    options::{Common, common_options},
+};
+
+/// A read of one key; await it. See [`Client::get`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is read until it is awaited"]
+pub struct Get {
+    pub(super) client: Client,
+    pub(super) common: Common,
+    pub(super) key: Bytes,
+    pub(super) r: Option<u32>,
+}
+
+impl Get {
+    pub(crate) fn new(client: Client, key: Bytes) -> Self {
+        Get { client, common: Common::default(), key, r: None }
+    }
+
+    common_options!();
+
+    /// How many copies answer before the read returns.
+    pub fn r(mut self, r: u32) -> Self {
+        self.r = Some(r);
+        self
+    }
+
+    pub(super) async fn send(self) -> Result<Read, Error> {
+        let deadline = self.common.deadline(&self.client.inner().defaults);
+        self.send_by(deadline).await
+    }
+
+    pub(super) async fn send_by(self, deadline: Instant) -> Result<Read, Error> {
+        let inner = self.client.inner();
+        let request = GetRequest {
+            key: Some(self.common.key(&inner.defaults, self.key)),
+            options: Some(self.common.read_options(&inner.defaults, self.r)),
+        };
+        match Call::get(request, deadline)?.run(inner).await? {
+            operation_result::Kind::Get(get) => Ok(Read::from_wire(get)),
+            _ => Err(mismatch(false)),
+        }
+    }
+}
+
+impl IntoFuture for Get {
+    type Output = Result<Read, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

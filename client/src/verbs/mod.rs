@@ -1,0 +1,19 @@
+//! The verbs of a client: one builder each, which becomes a future when it is awaited.
+
+mod admin;
+mod batch;
+mod delete;
+mod get;
+mod modify;
+mod put;
+mod scan;
+
+pub use self::{
+    admin::{ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus},
+    batch::{BatchGet, BatchWrite, Mutation},
+    delete::Delete,
+    get::Get,
+    modify::{Change, Current, ReadModifyWrite},
+    put::Put,
+    scan::{Entry, ResumeToken, Scan},
+};
