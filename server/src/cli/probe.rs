@@ -42,7 +42,12 @@ pub fn run(probe: &Probe, out: Out) -> Result<Exit, CliError> {
     let mut addr = probe.http_addr.clone();
     if addr.is_unspecified() {
         // A node that listens everywhere also listens on loopback.
-        addr.host = "localhost".to_owned();
+        let loopback = if addr.host.contains(':') {
+            "::1"
+        } else {
+            "127.0.0.1"
+        };
+        addr.host = loopback.to_owned();
     }
     let addr = addr.to_string();
     let answer = super::runtime()?.block_on(ask(&addr, path, probe.timeout));
