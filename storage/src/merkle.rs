@@ -139,3 +139,90 @@ impl Forest {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spread of tokens and leaves, the same every time.
+    fn keys() -> Vec<(u64, u64)> {
+        let hash = |n: u64| xxh3_64(&n.to_le_bytes());
+        (0..5_000)
+            .map(|n| (hash(n), hash(n ^ 0xffff_0000) | 1))
+            .collect()
+    }
+
+    #[test]
+    fn the_order_of_changes_leaves_no_trace() {
+        let mut forward = Forest::new(16);
+        let mut detour = Forest::new(16);
+        keys()
+            .iter()
+            .for_each(|&(token, leaf)| forward.apply(token, NO_LEAF, leaf));
+        for &(token, leaf) in keys().iter().rev() {
+            detour.apply(token, NO_LEAF, leaf ^ 2);
+            detour.apply(token, leaf ^ 2, leaf);
+        }
+        assert_eq!(forward, detour);
+        assert_eq!(forward.roots(), detour.roots());
+        assert_eq!(forward.keys(), 5_000);
+
+        keys()
+            .iter()
+            .for_each(|&(token, leaf)| detour.apply(token, leaf, NO_LEAF));
+        assert_eq!(detour, Forest::new(16));
+    }
+
+    #[test]
+    fn one_key_changes_one_bucket_of_one_partition() {
+        for partitions in [1, 2, 1024, 65_536] {
+            let empty = Forest::new(partitions);
+            for token in [0, 1, u64::MAX, 1 << 63, 0x0123_4567_89ab_cdef] {
+                let mut forest = empty.clone();
+                forest.apply(token, NO_LEAF, 9);
+                let width = (u64::MAX / u64::from(partitions)).max(1);
+                let partition = forest.partition_of(token);
+                assert!(
+                    u64::from(partition).abs_diff(token / width) <= 1,
+                    "top bits"
+                );
+                let changed: Vec<u32> = (0..partitions)
+                    .filter(|&p| forest.tree(p) != empty.tree(p))
+                    .collect();
+                assert_eq!(changed, [partition]);
+                assert_ne!(forest.root(partition), empty.root(partition));
+                assert_eq!(
+                    forest
+                        .tree(partition)
+                        .buckets()
+                        .iter()
+                        .filter(|b| **b != 0)
+                        .count(),
+                    1
+                );
+                assert_eq!(forest.count(partition), 1);
+                forest.clear(partition);
+                assert_eq!(forest, empty);
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_are_the_bits_after_those_of_the_partition() {
+        let mut forest = Forest::new(4);
+        forest.apply(0b10_000011 << 56, NO_LEAF, 5);
+        assert_eq!(forest.partition_of(0b10_000011 << 56), 2);
+        assert_eq!(forest.tree(2).buckets()[3], 5);
+    }
+
+    #[test]
+    fn the_count_is_part_of_the_root() {
+        // Two leaves that cancel out in the sum are still two keys.
+        let mut forest = Forest::new(2);
+        let before = forest.root(0);
+        forest.apply(0, NO_LEAF, 5);
+        forest.apply(1, NO_LEAF, 5u64.wrapping_neg());
+        assert_eq!(forest.tree(0).buckets(), Tree::EMPTY.buckets());
+        assert_ne!(forest.root(0), before);
+    }
+}

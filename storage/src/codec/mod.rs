@@ -11,6 +11,9 @@ mod head;
 mod record;
 pub mod rows;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use entry::{LogEntry, encode_erase, encode_intent, encode_object};
 pub(crate) use head::encode_head;
 pub use record::{decode_record, encode_record, verify_leaf};

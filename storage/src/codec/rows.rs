@@ -15,6 +15,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::key::Key;
 
+#[cfg(test)]
+mod tests;
+
 /// The most bytes that a row's value has.
 pub const ROW_BYTES_MAX: usize = 4096;
 

@@ -62,3 +62,109 @@ fn checksum(body: &[u8], cluster: u64, key: &Key) -> u64 {
     let place = xxh3_64_with_seed(key.framed(), cluster ^ key.token());
     xxh3_64_with_seed(body, place)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: u64 = 77;
+
+    fn key() -> Key {
+        Key::new(7, b"n", b"k").expect("short")
+    }
+
+    fn clocks() -> Vec<Clock> {
+        let entries = |n: u64| (1..=n).map(|a| (ActorId(a << 40), a * 3)).collect();
+        let clock = |n| Clock::from_parts(entries(n)).expect("ascending");
+        [0, 1, 2, 20].map(clock).to_vec()
+    }
+
+    #[test]
+    fn contexts_come_back_as_they_were() {
+        for clock in clocks() {
+            assert_eq!(
+                decode(&encode(&clock, CLUSTER, &key()), CLUSTER, &key()),
+                Ok(clock)
+            );
+        }
+    }
+
+    #[test]
+    fn every_mangled_bit_and_every_other_length_is_refused() {
+        for clock in clocks() {
+            let mut context = encode(&clock, CLUSTER, &key()).to_vec();
+            for bit in 0..context.len() * 8 {
+                context[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(
+                    decode(&context, CLUSTER, &key()),
+                    Err(BadContext),
+                    "bit {bit}"
+                );
+                context[bit / 8] ^= 1 << (bit % 8);
+            }
+            for len in 0..context.len() {
+                assert_eq!(
+                    decode(&context[..len], CLUSTER, &key()),
+                    Err(BadContext),
+                    "cut to {len}"
+                );
+            }
+            for more in [1, ENTRY_BYTES] {
+                let longer = [&context[..], &vec![0; more]].concat();
+                assert_eq!(decode(&longer, CLUSTER, &key()), Err(BadContext));
+            }
+        }
+    }
+
+    #[test]
+    fn another_place_is_refused() {
+        for clock in clocks() {
+            let context = encode(&clock, CLUSTER, &key());
+            for other in [
+                Key::new(7, b"n", b"kk"),
+                Key::new(7, b"nk", b"k"),
+                Key::new(8, b"n", b"k"),
+            ] {
+                assert_eq!(
+                    decode(&context, CLUSTER, &other.expect("short")),
+                    Err(BadContext)
+                );
+            }
+            assert_eq!(decode(&context, CLUSTER + 1, &key()), Err(BadContext));
+        }
+    }
+
+    #[test]
+    fn valid_checksums_do_not_make_a_clock() {
+        let sealed = |body: &[u8]| [body, &checksum(body, CLUSTER, &key()).to_le_bytes()].concat();
+        let zero_counter = [&[VERSION][..], &[1; 8], &[0; 8]].concat();
+        let twice = [&[VERSION][..], &[1; 32]].concat();
+        for body in [
+            &b""[..],
+            &[VERSION + 1],
+            &[VERSION, 0],
+            &zero_counter,
+            &twice,
+        ] {
+            assert_eq!(
+                decode(&sealed(body), CLUSTER, &key()),
+                Err(BadContext),
+                "{body:?}"
+            );
+        }
+        assert_eq!(
+            decode(&sealed(&[VERSION]), CLUSTER, &key()),
+            Ok(Clock::EMPTY)
+        );
+    }
+
+    /// Guards the format: clients hold contexts across upgrades.
+    #[test]
+    fn contexts_are_the_same_in_every_release() {
+        let context = encode(&clocks()[1], CLUSTER, &key());
+        let hex: String = context.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, PINNED);
+    }
+
+    const PINNED: &str = "0100000000000100000300000000000000b7f2224002d8ce94";
+}

@@ -19,7 +19,8 @@
 //! part of C, and a live r has exactly the sibling min L. The merge has L₁ ∪ L₂ and C₁ ∪ C₂; r is live in it if
 //! it is live in each copy that lists it and neither C₁ meets L₂ \ L₁ nor C₂ meets L₁ \ L₂ (a copy which does
 //! not list r has an empty L). For three copies both groupings say: no dead one, and no i, j for which Cᵢ meets
-//! Lⱼ \ Lᵢ. Rule 1 adds nothing for listed requests, and is what decides by itself when nothing was retried.
+//! Lⱼ \ Lᵢ. Rule 1 follows from the other two, since the request of every sibling is listed; it is the law of dotted
+//! version vector sets, and the cheapest to ask first.
 
 use std::cmp::Ordering;
 

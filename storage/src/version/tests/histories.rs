@@ -205,7 +205,7 @@ impl World {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 2_000,
+        cases: 6_000,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(6),
         ..ProptestConfig::default()

@@ -144,10 +144,11 @@ fn merging_with_nothing_changes_nothing() {
 
 #[test]
 fn parts_that_are_no_object_are_refused() {
+    type Break<'a> = &'a dyn Fn(&mut Clock, &mut Vec<Sibling>, &mut Vec<Applied>);
     let object = Object::empty()
         .write(&put(1, "a", None), dot(X, 1), NOW)
         .write(&put(2, "b", None), dot(Y, 1), NOW);
-    let broken = |break_it: &dyn Fn(&mut Clock, &mut Vec<Sibling>, &mut Vec<Applied>)| {
+    let broken = |break_it: Break<'_>| {
         let (mut clock, mut siblings, mut applied) = object.clone().into_parts();
         break_it(&mut clock, &mut siblings, &mut applied);
         Object::from_parts(clock, siblings, applied).expect_err("broken")
