@@ -173,3 +173,6 @@ fn content(what: &str) -> SlotError {
         what: what.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,7 @@ pub struct TwoSlot {
 
 impl TwoSlot {
     /// Opens `name` and reads it; `None` if there is no such file yet. `known_format` is the newest format that the
-    /// caller can decode. A second handle to the same name must not be open.
+    /// caller can decode. The payload returned is durable. A second handle to the same name must not be open.
     pub fn open(
         disk: Arc<dyn Disk>,
         name: &str,
@@ -155,6 +155,7 @@ impl TwoSlot {
         };
         file.version = newest.version;
         file.target = target;
+        file.harden(1 - target, &newest)?;
         let other = other.map(|slot| (slot.payload, slot.format));
         Ok((
             file,
@@ -164,6 +165,23 @@ impl TwoSlot {
                 other,
             }),
         ))
+    }
+
+    /// Writes the newest slot again as it is, and syncs it: a process that died may have left it in memory only, and
+    /// what a start reads has to be there after the next crash too.
+    fn harden(&self, slot: usize, content: &Slot) -> Result<(), SlotError> {
+        let name = self.slot_name(slot);
+        let bytes = self.encode(content.version, content.format, &content.payload);
+        let file = self
+            .disk
+            .open(&name)
+            .map_err(|source| self.io("open", source))?;
+        file.write_at(0, &bytes)
+            .map_err(|source| self.io("write", source))?;
+        file.sync_data().map_err(|source| self.io("sync", source))?;
+        self.disk
+            .sync_dir(parent(&name))
+            .map_err(|source| self.io("sync", source))
     }
 
     /// Whether the file exists: it was found, or written since.
@@ -354,3 +372,6 @@ fn decode_parts(bytes: &[u8], seed: u64) -> Option<Slot> {
         payload: rest[..length].to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,14 +85,17 @@ struct Queue {
 }
 
 impl Log {
-    /// Starts the log after a recovery. Sees to the directory; everything else is done by the writer's steps, of which
-    /// the first ones make the recovered tail durable and open a new segment.
+    /// Starts the log after a recovery. When this returns, all that was recovered is durable, whatever the process
+    /// before left unsynced. The writer's first steps open a new segment.
     pub fn start(
         disk: Arc<dyn Disk>,
         config: LogConfig,
         mut recovered: Recovered,
     ) -> io::Result<(Log, LogWriter)> {
         prepare_directory(disk.as_ref(), &config, &mut recovered)?;
+        if let Some(tail) = recovered.tail.take() {
+            harden(disk.as_ref(), &tail)?;
+        }
         let next = recovered.last_sequence + 1;
         let queue = Queue {
             closed: VecDeque::new(),
@@ -106,22 +109,18 @@ impl Log {
             waiting: false,
             failed: None,
         };
-        let tail: Option<Tail> = recovered.tail;
-        let durable = tail
-            .as_ref()
-            .map_or(recovered.last_sequence, |tail| tail.first - 1);
         let shared = Arc::new(Shared {
             disk,
             config,
             queue: Mutex::new(queue),
             work: Condvar::new(),
-            durable: watch::Sender::new(durable),
+            durable: watch::Sender::new(recovered.last_sequence),
             segments: Mutex::new(recovered.segments),
         });
         let log = Log {
             shared: shared.clone(),
         };
-        Ok((log, writer::start(shared, tail, recovered.last_sequence)))
+        Ok((log, writer::start(shared, recovered.last_sequence)))
     }
 
     /// Appends the record that `encode` writes to the end of its buffer; returns the record's sequence. Copies memory
@@ -261,6 +260,14 @@ fn prepare_directory(
         disk.remove(&segment_name(segment))?;
     }
     disk.sync_dir(DIRECTORY)
+}
+
+/// Writes the last group again, as it is, and syncs it: a process that died may have left it unsynced, or after a failed
+/// sync in memory only, where another sync alone would not help.
+fn harden(disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
+    let file = disk.open(&segment_name(tail.segment))?;
+    file.write_at(tail.offset, &tail.bytes)?;
+    file.sync_data()
 }
 
 impl fmt::Debug for Shared {

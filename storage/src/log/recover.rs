@@ -66,12 +66,12 @@ pub struct Recovered {
     pub(super) tail: Option<Tail>,
 }
 
-/// The last group, when nothing proves yet that it is durable: it is written and synced again before the log goes on.
+/// The last thing in the log, a group or a segment's header, which nothing proves durable yet: it is written and synced
+/// again before the log goes on.
 #[derive(Debug)]
 pub(super) struct Tail {
     pub(super) segment: u32,
     pub(super) offset: u64,
-    pub(super) first: u64,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -353,6 +353,13 @@ impl Reader<'_, '_> {
         self.proven(first);
         if found.header_damaged {
             self.damaged(position, 0, None);
+        } else {
+            let header = bytes[..BLOCK_BYTES.min(bytes.len())].to_vec();
+            self.tail = Some(Tail {
+                segment: position.segment,
+                offset: 0,
+                bytes: header,
+            });
         }
         self.expected = first;
         let mut at = BLOCK_BYTES;
@@ -364,10 +371,9 @@ impl Reader<'_, '_> {
             let payload = &bytes[start + GROUP_HEADER_BYTES..][..group.length as usize];
             self.hand_out(&group, payload)?;
             let whole = &bytes[start..bytes.len().min(start + group.padded())];
-            self.tail = (group.count > 0).then(|| Tail {
+            self.tail = Some(Tail {
                 segment: position.segment,
                 offset: start as u64,
-                first: group.first,
                 bytes: whole.to_vec(),
             });
             self.expected = group.next();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::format::{GroupHeader, SegmentHeader, padded};
 use super::queue::{Group, Shared};
-use super::recover::Tail;
 use super::segments::Live;
 use super::{DIRECTORY, LogFailed, LogPosition, SPARES_MAX, segment_name};
 use crate::disk::DiskFile;
@@ -44,10 +43,6 @@ pub struct LogWriter {
 /// What the next step does.
 #[derive(Debug)]
 enum Stage {
-    /// Writes the recovered last group again: a process that died may have left it unsynced, or after a failed sync
-    /// in memory only, where syncing alone would not help.
-    Harden(Tail),
-    HardenSync(Box<dyn DiskFile>, String),
     /// Looks for work.
     Ready,
     Allocate(Opening),
@@ -78,11 +73,10 @@ struct Current {
 }
 
 /// The writer of a log that was recovered up to `last`.
-pub(super) fn start(shared: Arc<Shared>, tail: Option<Tail>, last: u64) -> LogWriter {
-    let stage = tail.map_or(Stage::Ready, Stage::Harden);
+pub(super) fn start(shared: Arc<Shared>, last: u64) -> LogWriter {
     LogWriter {
         shared,
-        stage,
+        stage: Stage::Ready,
         current: None,
         held: None,
         last,
@@ -117,12 +111,6 @@ impl LogWriter {
 
     fn advance(&mut self) -> Result<LogStep, LogFailed> {
         match std::mem::replace(&mut self.stage, Stage::Ready) {
-            Stage::Harden(tail) => self.harden(&tail)?,
-            Stage::HardenSync(file, name) => {
-                file.sync_data()
-                    .map_err(|error| LogFailed::new("sync", name, &error))?;
-                self.shared.publish(self.last);
-            }
             Stage::Ready => return self.look_for_work(),
             Stage::Allocate(new) => return self.allocate(new),
             Stage::SyncNew(new) => {
@@ -141,19 +129,6 @@ impl LogWriter {
             Stage::Sync(bytes, length, last) => self.sync_group(bytes, length, last)?,
         }
         Ok(LogStep::Worked)
-    }
-
-    fn harden(&mut self, tail: &Tail) -> Result<(), LogFailed> {
-        let name = segment_name(tail.segment);
-        let file = self
-            .shared
-            .disk
-            .open(&name)
-            .map_err(failed("open", tail.segment))?;
-        file.write_at(tail.offset, &tail.bytes)
-            .map_err(failed("write", tail.segment))?;
-        self.stage = Stage::HardenSync(file, name);
-        Ok(())
     }
 
     fn look_for_work(&mut self) -> Result<LogStep, LogFailed> {
