@@ -125,7 +125,10 @@ impl ClientBuilder {
             endpoints.push(DEFAULT_ENDPOINT.to_owned());
         }
         if endpoints.len() > ENDPOINTS_MAX {
-            return Err(Error::config(format!("{} endpoints; at most {ENDPOINTS_MAX}", endpoints.len())));
+            return Err(Error::config(format!(
+                "{} endpoints; at most {ENDPOINTS_MAX}",
+                endpoints.len()
+            )));
         }
         let mut addresses = Vec::new();
         for endpoint in &endpoints {
@@ -134,8 +137,15 @@ impl ClientBuilder {
                 addresses.push(address);
             }
         }
-        let Timeouts { connect, keep_alive, keep_alive_answer } = self.timeouts;
-        if [self.timeout, connect, keep_alive, keep_alive_answer].iter().any(Duration::is_zero) {
+        let Timeouts {
+            connect,
+            keep_alive,
+            keep_alive_answer,
+        } = self.timeouts;
+        if [self.timeout, connect, keep_alive, keep_alive_answer]
+            .iter()
+            .any(Duration::is_zero)
+        {
             return Err(Error::config("a timeout of 0 leaves no time for anything"));
         }
         let connector = match self.connector {
@@ -151,7 +161,11 @@ impl ClientBuilder {
             namespace: self.namespace,
             criticality: self.criticality,
         };
-        let parts = Parts { connector, signals: Arc::new(Signals::default()), random };
+        let parts = Parts {
+            connector,
+            signals: Arc::new(Signals::default()),
+            random,
+        };
         Inner::new(defaults, parts, &addresses).map(Client::from_inner)
     }
 }

@@ -42,20 +42,32 @@ impl Call {
     }
 
     /// A write of one value, with a request id of its own.
-    pub(crate) fn put(inner: &Inner, mut request: v1::PutRequest, deadline: Instant) -> Result<Self, Error> {
+    pub(crate) fn put(
+        inner: &Inner,
+        mut request: v1::PutRequest,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
         let ticket = inner.sequences.next(Instant::now())?;
         request.options.get_or_insert_default().request_id = Some(ticket.request_id());
         Call::new(operation::Kind::Put(request), deadline, Some(ticket))
     }
 
     /// A delete with a context, with a request id of its own.
-    pub(crate) fn delete(inner: &Inner, mut request: v1::DeleteRequest, deadline: Instant) -> Result<Self, Error> {
+    pub(crate) fn delete(
+        inner: &Inner,
+        mut request: v1::DeleteRequest,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
         let ticket = inner.sequences.next(Instant::now())?;
         request.options.get_or_insert_default().request_id = Some(ticket.request_id());
         Call::new(operation::Kind::Delete(request), deadline, Some(ticket))
     }
 
-    fn new(kind: operation::Kind, deadline: Instant, ticket: Option<Ticket>) -> Result<Self, Error> {
+    fn new(
+        kind: operation::Kind,
+        deadline: Instant,
+        ticket: Option<Ticket>,
+    ) -> Result<Self, Error> {
         let (key, bytes) = match &kind {
             operation::Kind::Put(put) => (&put.key, put.value.len() + put.context.len()),
             operation::Kind::Delete(delete) => (&delete.key, delete.context.len()),
@@ -64,11 +76,18 @@ impl Call {
         let key = key.as_ref().expect("the verbs set the key");
         let weight = bytes + key.key.len() + key.namespace.len() + OPERATION_OVERHEAD;
         if weight > OPERATION_BYTES_MAX {
-            let words = format!("the operation has {weight} bytes; the limit is {OPERATION_BYTES_MAX}");
+            let words =
+                format!("the operation has {weight} bytes; the limit is {OPERATION_BYTES_MAX}");
             return Err(Error::invalid(Reason::TooLarge, words));
         }
         let token = token_of(key);
-        Ok(Call { kind, token, weight, deadline, ticket })
+        Ok(Call {
+            kind,
+            token,
+            weight,
+            deadline,
+            ticket,
+        })
     }
 
     /// Runs the call to its end.
@@ -78,7 +97,10 @@ impl Call {
         let mut target = None;
         let mut failed: Option<Arc<Session>> = None;
         loop {
-            let error = match self.attempt(inner, attempt, target.as_deref(), &mut failed).await {
+            let error = match self
+                .attempt(inner, attempt, target.as_deref(), &mut failed)
+                .await
+            {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -114,13 +136,18 @@ impl Call {
         let view = inner.view_within(self.deadline).await?;
         let write = self.ticket.is_some();
         let avoid = failed.as_ref().map(|session| session.address());
-        let session = Arc::clone(view.choose(self.token, inner.spin(self.token, write), avoid, target));
+        let session =
+            Arc::clone(view.choose(self.token, inner.spin(self.token, write), avoid, target));
         drop(view);
         let (kind, ticket) = self.stamp(attempt);
-        let sent = session.submit(kind, self.weight, self.deadline, ticket).await;
+        let sent = session
+            .submit(kind, self.weight, self.deadline, ticket)
+            .await;
         let answer = match sent {
             // The session answers by the deadline; without a session, nobody knows.
-            Ok(answer) => answer.await.unwrap_or_else(|_| Err(Error::broken(session.address(), "the session ended", write))),
+            Ok(answer) => answer.await.unwrap_or_else(|_| {
+                Err(Error::broken(session.address(), "the session ended", write))
+            }),
             Err(error) => Err(error),
         };
         *failed = Some(session);
@@ -139,7 +166,9 @@ impl Call {
                 options.attempt = attempt;
                 options.lowest_unanswered = floor;
             }
-            operation::Kind::Get(request) => request.options.get_or_insert_default().attempt = attempt,
+            operation::Kind::Get(request) => {
+                request.options.get_or_insert_default().attempt = attempt
+            }
         }
         (kind, ticket.map(|(ticket, _)| ticket))
     }
@@ -147,7 +176,11 @@ impl Call {
 
 /// Where a key is on the ring.
 pub(crate) fn token_of(key: &v1::Key) -> Token {
-    let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
+    let namespace = if key.namespace.is_empty() {
+        DEFAULT_NAMESPACE
+    } else {
+        &key.namespace
+    };
     token(namespace.as_bytes(), &key.key)
 }
 

@@ -46,7 +46,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Kind::Config`](crate::Kind::Config) if it has no JSON form.
-    pub fn put_json(&self, key: impl AsRef<[u8]>, value: &impl serde::Serialize) -> Result<Put, Error> {
+    pub fn put_json(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: &impl serde::Serialize,
+    ) -> Result<Put, Error> {
         let json = serde_json::to_vec(value)
             .map_err(|error| Error::config(format!("the value has no JSON form: {error}")))?;
         Ok(self.put(key, json))

@@ -49,7 +49,11 @@ impl Connector {
     /// Connections over TCP, without Nagle's delay.
     pub(crate) fn tcp(timeouts: Timeouts) -> Self {
         let service = tower::service_fn(|uri: Uri| async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let host = uri
+                .host()
+                .unwrap_or_default()
+                .trim_matches(['[', ']'])
+                .to_owned();
             let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
             stream.set_nodelay(true)?;
             Ok::<_, io::Error>(stream)
@@ -72,7 +76,10 @@ impl Connector {
                 Ok(Box::new(io) as BoxIo)
             })
         };
-        Connector { connect: Arc::new(connect), timeouts }
+        Connector {
+            connect: Arc::new(connect),
+            timeouts,
+        }
     }
 
     /// A channel to an address that [`check_address`] accepts. It connects with its first call, and again with the
@@ -91,14 +98,23 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("timeouts", &self.timeouts).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
     }
 }
 
 /// Checks an address, with or without `http://` in front, and gives it as `host:port`.
 pub(crate) fn parse_address(text: &str) -> Result<String, Error> {
-    let address = text.trim().trim_start_matches("http://").trim_end_matches('/');
-    let wrong = || Error::config(format!("`{text}` is not an endpoint: host:port is expected"));
+    let address = text
+        .trim()
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let wrong = || {
+        Error::config(format!(
+            "`{text}` is not an endpoint: host:port is expected"
+        ))
+    };
     let uri: Uri = format!("http://{address}").parse().map_err(|_| wrong())?;
     let complete = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some();
     if !complete || uri.path() != "/" || uri.query().is_some() {

@@ -44,7 +44,9 @@ pub(crate) struct Signals {
 impl Signals {
     /// Notes the epochs that an answer told.
     pub(crate) fn saw(&self, read: u64, newest: u64) {
-        if read > self.read_epoch.load(Ordering::Relaxed) || newest > self.newest_epoch.load(Ordering::Relaxed) {
+        if read > self.read_epoch.load(Ordering::Relaxed)
+            || newest > self.newest_epoch.load(Ordering::Relaxed)
+        {
             self.ask();
         }
     }
@@ -76,18 +78,26 @@ pub(crate) async fn run(inner: Weak<Inner>, signals: Arc<Signals>) {
             () = signals.ask.notified() => {}
             () = due => {}
         }
-        let Some(strong) = inner.upgrade() else { return };
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
         let nodes = strong.nodes();
         let jitter = 0.75 + strong.random().fraction() / 2.0;
         drop(strong);
         let fetched = fetch(nodes).await;
-        let Some(strong) = inner.upgrade() else { return };
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
         let outcome = fetched.and_then(|layout| strong.install(layout));
         if let Err(error) = &outcome {
             tracing::debug!(%error, "no layout");
         }
         strong.report(outcome.err());
-        let unsynced = strong.view().is_some_and(|view| view.unsynced.iter().any(|partitions| !partitions.is_empty()));
+        let unsynced = strong.view().is_some_and(|view| {
+            view.unsynced
+                .iter()
+                .any(|partitions| !partitions.is_empty())
+        });
         again = unsynced.then(|| UNSYNCED_INTERVAL.mul_f64(jitter));
         drop(strong);
         sleep(ASK_INTERVAL_MIN).await;
@@ -124,6 +134,9 @@ async fn ask(node: Arc<Session>) -> Result<GetLayoutResponse, Error> {
     match timeout(ANSWER_TIMEOUT, client.get_layout(request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refusal(&status, address)),
-        Err(_) => Err(Error::unreachable(address, format!("{address} gave no layout within {ANSWER_TIMEOUT:?}"))),
+        Err(_) => Err(Error::unreachable(
+            address,
+            format!("{address} gave no layout within {ANSWER_TIMEOUT:?}"),
+        )),
     }
 }

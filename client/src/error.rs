@@ -176,7 +176,11 @@ impl Error {
         if !write {
             return Error::timeout(node, message);
         }
-        let mut error = Error::new(Kind::OutcomeUnknown, node, message + "; the write may still apply");
+        let mut error = Error::new(
+            Kind::OutcomeUnknown,
+            node,
+            message + "; the write may still apply",
+        );
         error.0.ambiguous = true;
         error
     }
@@ -298,7 +302,11 @@ pub(crate) fn words(status: &Status) -> String {
     while let Some(cause) = source {
         let text = cause.to_string();
         if !words.contains(&text) {
-            words = if words.is_empty() { text } else { format!("{words}: {text}") };
+            words = if words.is_empty() {
+                text
+            } else {
+                format!("{words}: {text}")
+            };
         }
         source = cause.source();
     }

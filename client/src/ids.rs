@@ -64,8 +64,15 @@ impl Window {
 impl Sequences {
     /// The sequences of the client with this id, from 1.
     pub(crate) fn new(client: u64) -> Arc<Self> {
-        let window = Window { floor: 1, holders: VecDeque::new(), stragglers: VecDeque::new() };
-        Arc::new(Sequences { client, window: Mutex::new(window) })
+        let window = Window {
+            floor: 1,
+            holders: VecDeque::new(),
+            stragglers: VecDeque::new(),
+        };
+        Arc::new(Sequences {
+            client,
+            window: Mutex::new(window),
+        })
     }
 
     /// The next sequence, held by the ticket that is returned.
@@ -79,7 +86,11 @@ impl Sequences {
         }
         let sequence = window.floor + window.holders.len() as u64;
         window.holders.push_back(1);
-        Ok(Ticket { sequences: Arc::clone(self), sequence, held: true })
+        Ok(Ticket {
+            sequences: Arc::clone(self),
+            sequence,
+            held: true,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
@@ -99,7 +110,10 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// The id as it travels.
     pub(crate) fn request_id(&self) -> v1::RequestId {
-        v1::RequestId { client: self.sequences.client, sequence: self.sequence }
+        v1::RequestId {
+            client: self.sequences.client,
+            sequence: self.sequence,
+        }
     }
 
     /// A second holder for an attempt, and the floor to send with it.
@@ -109,14 +123,20 @@ impl Ticket {
         window.holders[index] += 1;
         let floor = window.floor;
         drop(window);
-        let ticket =
-            Ticket { sequences: Arc::clone(&self.sequences), sequence: self.sequence, held: true };
+        let ticket = Ticket {
+            sequences: Arc::clone(&self.sequences),
+            sequence: self.sequence,
+            held: true,
+        };
         (ticket, floor)
     }
 
     /// Lets go of an attempt that was sent and had no answer: not before a node would surely drop it.
     pub(crate) fn abandon(mut self, deadline: Instant) {
-        self.sequences.lock().stragglers.push_back((deadline + STRAGGLER, self.sequence));
+        self.sequences
+            .lock()
+            .stragglers
+            .push_back((deadline + STRAGGLER, self.sequence));
         // The list of stragglers is the holder now.
         self.held = false;
     }

@@ -61,9 +61,15 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn new(defaults: Defaults, parts: Parts, endpoints: &[String]) -> Result<Arc<Self>, Error> {
-        let seeds: Result<Vec<_>, Error> =
-            endpoints.iter().map(|address| Session::new(address, parts.clone())).collect();
+    pub(crate) fn new(
+        defaults: Defaults,
+        parts: Parts,
+        endpoints: &[String],
+    ) -> Result<Arc<Self>, Error> {
+        let seeds: Result<Vec<_>, Error> = endpoints
+            .iter()
+            .map(|address| Session::new(address, parts.clone()))
+            .collect();
         Ok(Arc::new(Inner {
             defaults,
             sequences: Sequences::new(parts.random.number()),
@@ -83,7 +89,10 @@ impl Inner {
 
     /// What the client routes by, if it knows anything yet.
     pub(crate) fn view(&self) -> Option<Arc<View>> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Asks for the layout again, soon and in the background.
@@ -95,7 +104,10 @@ impl Inner {
     ///
     /// # Errors
     /// Nothing was sent: no endpoint gave a layout, or the deadline passed before one did.
-    pub(crate) async fn view_within(self: &Arc<Self>, deadline: Instant) -> Result<Arc<View>, Error> {
+    pub(crate) async fn view_within(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<Arc<View>, Error> {
         if let Some(view) = self.view() {
             return Ok(view);
         }
@@ -117,7 +129,10 @@ impl Inner {
             // The sender lives in `self`, so the only way out is a change or the deadline.
             if timeout_at(deadline, progress.changed()).await.is_err() {
                 let endpoints: Vec<&str> = self.seeds.iter().map(|seed| seed.address()).collect();
-                let late = format!("no endpoint gave a layout within the deadline: {}", endpoints.join(", "));
+                let late = format!(
+                    "no endpoint gave a layout within the deadline: {}",
+                    endpoints.join(", ")
+                );
                 return Err(Error::timeout("", late));
             }
         }
@@ -130,7 +145,8 @@ impl Inner {
             None => self.seeds.clone(),
         };
         if !nodes.is_empty() {
-            let first = usize::try_from(self.next_spin() % nodes.len() as u64).expect("below the number of nodes");
+            let first = usize::try_from(self.next_spin() % nodes.len() as u64)
+                .expect("below the number of nodes");
             nodes.rotate_left(first);
         }
         nodes.sort_by_key(|node| node.health());
@@ -160,15 +176,20 @@ impl Inner {
         let ring = match &old {
             Some(old) if old.epoch() == epoch => Arc::clone(&old.ring),
             _ => Arc::new(Ring::from_wire(wire.read_layout).map_err(|why| {
-                Error::config(format!("node {node} gave a layout that cannot be used: {why}"))
+                Error::config(format!(
+                    "node {node} gave a layout that cannot be used: {why}"
+                ))
             })?),
         };
         let sessions = self.sessions_for(&ring, old.as_deref())?;
-        let is_member = |seed: &&Arc<Session>| !sessions.iter().any(|session| Arc::ptr_eq(session, seed));
+        let is_member =
+            |seed: &&Arc<Session>| !sessions.iter().any(|session| Arc::ptr_eq(session, seed));
         let seeds = self.seeds.iter().filter(is_member).cloned().collect();
         let mut unsynced = vec![std::collections::BTreeSet::new(); sessions.len()];
         for entry in wire.unsynced {
-            let index = NodeName::new(entry.node).ok().and_then(|name| ring.layout.index_of(&name));
+            let index = NodeName::new(entry.node)
+                .ok()
+                .and_then(|name| ring.layout.index_of(&name));
             if let Some(index) = index {
                 unsynced[index].extend(entry.partitions);
             }
@@ -189,10 +210,20 @@ impl Inner {
     fn sessions_for(&self, ring: &Ring, old: Option<&View>) -> Result<Vec<Arc<Session>>, Error> {
         let known = old.map(|view| view.sessions.as_slice()).unwrap_or_default();
         let session = |address: &str| {
-            let kept = known.iter().chain(&self.seeds).find(|session| session.address() == address);
-            kept.map_or_else(|| Session::new(address, self.parts.clone()), |kept| Ok(Arc::clone(kept)))
+            let kept = known
+                .iter()
+                .chain(&self.seeds)
+                .find(|session| session.address() == address);
+            kept.map_or_else(
+                || Session::new(address, self.parts.clone()),
+                |kept| Ok(Arc::clone(kept)),
+            )
         };
-        ring.layout.members().iter().map(|member| session(&member.client_addr)).collect()
+        ring.layout
+            .members()
+            .iter()
+            .map(|member| session(&member.client_addr))
+            .collect()
     }
 
     /// Tells those who wait for a first layout how the last request for it went.
@@ -207,7 +238,11 @@ impl Inner {
     /// one client to one key stay at one owner: each further coordinator would add an actor to the key's clock for
     /// ever. Over the partitions, and over clients, both spread evenly.
     pub(crate) fn spin(&self, token: Token, write: bool) -> u64 {
-        if write { self.offset + (token.0 >> 48) } else { self.next_spin() }
+        if write {
+            self.offset + (token.0 >> 48)
+        } else {
+            self.next_spin()
+        }
     }
 
     fn next_spin(&self) -> u64 {

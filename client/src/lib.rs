@@ -27,7 +27,7 @@ pub use self::{
     options::{Criticality, Durability},
     read::{Deleted, Evidence, Read, Sibling, Siblings, Written},
     verbs::{
-        BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo, Location, MemberInfo,
-        Mutation, NodeStatus, Put, ReadModifyWrite, ResumeToken, Scan,
+        BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo,
+        Location, MemberInfo, Mutation, NodeStatus, Put, ReadModifyWrite, ResumeToken, Scan,
     },
 };

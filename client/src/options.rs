@@ -68,7 +68,13 @@ pub(crate) struct Common {
 impl Common {
     /// The key as it travels.
     pub(crate) fn key(&self, defaults: &Defaults, key: Bytes) -> v1::Key {
-        v1::Key { namespace: self.namespace.clone().unwrap_or_else(|| defaults.namespace.clone()), key }
+        v1::Key {
+            namespace: self
+                .namespace
+                .clone()
+                .unwrap_or_else(|| defaults.namespace.clone()),
+            key,
+        }
     }
 
     /// When the call that starts now has to be over.
@@ -77,11 +83,18 @@ impl Common {
     }
 
     fn criticality(&self, defaults: &Defaults) -> i32 {
-        self.criticality.or(defaults.criticality).map_or(0, |criticality| criticality.to_wire() as i32)
+        self.criticality
+            .or(defaults.criticality)
+            .map_or(0, |criticality| criticality.to_wire() as i32)
     }
 
     pub(crate) fn read_options(&self, defaults: &Defaults, r: Option<u32>) -> v1::ReadOptions {
-        v1::ReadOptions { r, strict: self.strict, criticality: self.criticality(defaults), attempt: 0 }
+        v1::ReadOptions {
+            r,
+            strict: self.strict,
+            criticality: self.criticality(defaults),
+            attempt: 0,
+        }
     }
 
     pub(crate) fn write_options(

@@ -40,13 +40,18 @@ pub(crate) fn decide(error: &Error, attempt: u32, left: Duration, chance: f64) -
     }
     let backoff = backoff(attempt, chance);
     let again = |after: Duration, to| {
-        if after < left { Decision::Again { after, to } } else { Decision::Stop }
+        if after < left {
+            Decision::Again { after, to }
+        } else {
+            Decision::Stop
+        }
     };
     match error.kind() {
         // Nothing was attempted, or the same request id makes the resend safe.
-        Kind::Unavailable | Kind::OutcomeUnknown | Kind::Transport => {
-            again(error.retry_after().unwrap_or_default() + backoff, Target::Elsewhere)
-        }
+        Kind::Unavailable | Kind::OutcomeUnknown | Kind::Transport => again(
+            error.retry_after().unwrap_or_default() + backoff,
+            Target::Elsewhere,
+        ),
         // At the node that the error names; without one, by the layout that is being refreshed.
         Kind::Misrouted | Kind::WrongCluster => match error.named_node() {
             Some(node) => again(Duration::ZERO, Target::Named(node.to_owned())),
@@ -73,6 +78,8 @@ pub(crate) fn decide(error: &Error, attempt: u32, left: Duration, chance: f64) -
 
 /// Exponential backoff with full jitter.
 fn backoff(attempt: u32, chance: f64) -> Duration {
-    let ceiling = BACKOFF_FIRST.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
+    let ceiling = BACKOFF_FIRST
+        .saturating_mul(1 << attempt.min(16))
+        .min(BACKOFF_MAX);
     ceiling.mul_f64(chance)
 }

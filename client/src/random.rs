@@ -19,18 +19,25 @@ impl Random {
     }
 
     pub(crate) fn from_os() -> Result<Self, Error> {
-        let rng = StdRng::try_from_rng(&mut SysRng)
-            .map_err(|error| Error::config(format!("the operating system gives no randomness: {error}")))?;
+        let rng = StdRng::try_from_rng(&mut SysRng).map_err(|error| {
+            Error::config(format!("the operating system gives no randomness: {error}"))
+        })?;
         Ok(Random(Arc::new(Mutex::new(rng))))
     }
 
     /// Any number.
     pub(crate) fn number(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).random()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .random()
     }
 
     /// A number in `[0, 1)`.
     pub(crate) fn fraction(&self) -> f64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).random()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .random()
     }
 }

@@ -57,7 +57,11 @@ impl Sibling {
 
 /// A value on its own, if it is small beside the buffer that it came in.
 fn detach(value: Bytes) -> Bytes {
-    if value.len() < COPY_BELOW { Bytes::copy_from_slice(&value) } else { value }
+    if value.len() < COPY_BELOW {
+        Bytes::copy_from_slice(&value)
+    } else {
+        value
+    }
 }
 
 /// What a read found: any number of siblings, and the context that covers exactly these.
@@ -118,9 +122,13 @@ impl Read {
     /// # Errors
     /// [`Kind::SeveralSiblings`](crate::Kind), or [`Kind::Config`](crate::Kind) if the value is no such JSON.
     pub fn json<T: serde::de::DeserializeOwned>(self) -> Result<Option<T>, Error> {
-        let Some(value) = self.one()? else { return Ok(None) };
+        let Some(value) = self.one()? else {
+            return Ok(None);
+        };
         let parsed = serde_json::from_slice(&value);
-        parsed.map(Some).map_err(|error| Error::config(format!("the value is not the JSON asked for: {error}")))
+        parsed
+            .map(Some)
+            .map_err(|error| Error::config(format!("the value is not the JSON asked for: {error}")))
     }
 }
 
@@ -142,7 +150,11 @@ impl Siblings {
 
 impl fmt::Display for Siblings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} siblings where one value was asked for", self.0.siblings.len())
+        write!(
+            f,
+            "{} siblings where one value was asked for",
+            self.0.siblings.len()
+        )
     }
 }
 
@@ -191,11 +203,19 @@ pub struct Deleted {
 
 impl Deleted {
     pub(crate) fn from_wire(wire: v1::DeleteResponse, found: Option<bool>) -> Self {
-        Deleted { siblings: wire.siblings, found, evidence: Evidence::from_wire(wire.evidence) }
+        Deleted {
+            siblings: wire.siblings,
+            found,
+            evidence: Evidence::from_wire(wire.evidence),
+        }
     }
 
     /// There was nothing to delete, so nothing was written.
     pub(crate) fn nothing(read: &Read) -> Self {
-        Deleted { siblings: 0, found: Some(false), evidence: read.evidence }
+        Deleted {
+            siblings: 0,
+            found: Some(false),
+            evidence: read.evidence,
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ringfort_proto::v1;
 use ringfort_ring::{
-    Epoch, Layout, LayoutError, Member, NodeName, NodeNameError, Placement, PlacementError, PlacementId, StoreId, Token,
+    Epoch, Layout, LayoutError, Member, NodeName, NodeNameError, Placement, PlacementError,
+    PlacementId, StoreId, Token,
 };
 
 use crate::session::{Health, Session};
@@ -35,7 +36,8 @@ pub(crate) enum BadLayout {
 impl Ring {
     pub(crate) fn from_wire(wire: Option<v1::Layout>) -> Result<Self, BadLayout> {
         let wire = wire.ok_or(BadLayout::Missing)?;
-        let members: Result<Vec<Member>, NodeNameError> = wire.members.into_iter().map(member).collect();
+        let members: Result<Vec<Member>, NodeNameError> =
+            wire.members.into_iter().map(member).collect();
         let layout = Layout::new(Epoch(wire.epoch), wire.partitions, wire.replicas, members?)?;
         let placement = Placement::compute(&layout)?;
         Ok(Ring { layout, placement })
@@ -75,7 +77,13 @@ impl View {
 
     /// The session to send an operation on `token` to. `spin` turns the owners, so that load spreads over them;
     /// `avoid` is the address that just failed; `named` the node that the server said to ask.
-    pub(crate) fn choose(&self, token: Token, spin: u64, avoid: Option<&str>, named: Option<&str>) -> &Arc<Session> {
+    pub(crate) fn choose(
+        &self,
+        token: Token,
+        spin: u64,
+        avoid: Option<&str>,
+        named: Option<&str>,
+    ) -> &Arc<Session> {
         if let Some(session) = named.and_then(|name| self.session_of(name)) {
             if session.health() != Health::Down {
                 return session;
@@ -86,7 +94,16 @@ impl View {
         let nodes = self.sessions.len() + self.seeds.len();
         let ranked = turned(owners.len(), spin)
             .map(|index| usize::from(owners[index]))
-            .map(|index| (index, if self.unsynced[index].contains(&partition.0) { Place::Other } else { Place::Owner }))
+            .map(|index| {
+                (
+                    index,
+                    if self.unsynced[index].contains(&partition.0) {
+                        Place::Other
+                    } else {
+                        Place::Owner
+                    },
+                )
+            })
             .chain(turned(nodes, spin).map(|index| (index, Place::Other)));
         let mut best: Option<(u32, &Arc<Session>)> = None;
         for (index, place) in ranked {
@@ -103,12 +120,17 @@ impl View {
     }
 
     fn session(&self, index: usize) -> &Arc<Session> {
-        self.sessions.get(index).unwrap_or_else(|| &self.seeds[index - self.sessions.len()])
+        self.sessions
+            .get(index)
+            .unwrap_or_else(|| &self.seeds[index - self.sessions.len()])
     }
 
     fn session_of(&self, name: &str) -> Option<&Arc<Session>> {
         let name = NodeName::new(name).ok()?;
-        self.ring.layout.index_of(&name).map(|index| &self.sessions[index])
+        self.ring
+            .layout
+            .index_of(&name)
+            .map(|index| &self.sessions[index])
     }
 }
 
@@ -138,7 +160,11 @@ fn cost(health: Health, place: Place, avoided: bool) -> u32 {
 
 /// The indices below `len`, from `spin` on around.
 fn turned(len: usize, spin: u64) -> impl Iterator<Item = usize> {
-    let first = if len == 0 { 0 } else { usize::try_from(spin % len as u64).expect("below len") };
+    let first = if len == 0 {
+        0
+    } else {
+        usize::try_from(spin % len as u64).expect("below len")
+    };
     (first..len).chain(0..first)
 }
 
@@ -154,7 +180,10 @@ mod tests {
         assert_eq!(owner(Health::Fresh), 0);
         assert!(other(Health::Up) < owner(Health::Shaky));
         assert!(owner(Health::Shaky) < other(Health::Shaky));
-        assert!(other(Health::Shaky) < cost(Health::Up, Place::Owner, true), "the one that just failed comes later");
+        assert!(
+            other(Health::Shaky) < cost(Health::Up, Place::Owner, true),
+            "the one that just failed comes later"
+        );
         assert!(cost(Health::Up, Place::Owner, true) < owner(Health::Draining));
         assert!(cost(Health::Draining, Place::Other, true) < owner(Health::Down));
     }

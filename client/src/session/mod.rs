@@ -28,12 +28,18 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
+use self::slots::{Entry, Slots};
 pub(crate) use self::{
     slots::Reply,
     task::{MESSAGE_BYTES_MAX, refusal},
 };
-use self::slots::{Entry, Slots};
-use crate::{connector::{Connector, check_address}, discovery::Signals, error::Error, ids::Ticket, random::Random};
+use crate::{
+    connector::{Connector, check_address},
+    discovery::Signals,
+    error::Error,
+    ids::Ticket,
+    random::Random,
+};
 
 /// The most operations that one session holds.
 pub(crate) const CREDIT_OPERATIONS: usize = 4096;
@@ -60,7 +66,13 @@ pub(crate) enum Health {
 
 impl Health {
     fn from_u8(byte: u8) -> Health {
-        [Health::Fresh, Health::Up, Health::Shaky, Health::Draining, Health::Down][usize::from(byte)]
+        [
+            Health::Fresh,
+            Health::Up,
+            Health::Shaky,
+            Health::Draining,
+            Health::Down,
+        ][usize::from(byte)]
     }
 }
 
@@ -139,7 +151,10 @@ impl Session {
             stalled: Notify::new(),
             state: Mutex::new(state),
         };
-        Ok(Arc::new(Session { shared: Arc::new(shared), task: Mutex::new(None) }))
+        Ok(Arc::new(Session {
+            shared: Arc::new(shared),
+            task: Mutex::new(None),
+        }))
     }
 
     /// Where the node is.
@@ -171,11 +186,20 @@ impl Session {
         let weight = u32::try_from(weight.min(CREDIT_BYTES)).expect("the credit fits u32");
         let credit = timeout_at(deadline, self.credit(weight));
         if !self.shared.try_credit(weight) && credit.await.is_err() {
-            let full = format!("no room in the session with {} within the deadline", self.address());
+            let full = format!(
+                "no room in the session with {} within the deadline",
+                self.address()
+            );
             return Err(Error::timeout(self.address(), full));
         }
         let (reply, answer) = oneshot::channel();
-        let entry = Entry { kind: Some(kind), reply: Some(reply), deadline, weight, ticket };
+        let entry = Entry {
+            kind: Some(kind),
+            reply: Some(reply),
+            deadline,
+            weight,
+            ticket,
+        };
         self.push(entry)?;
         Ok(answer)
     }
@@ -183,7 +207,12 @@ impl Session {
     async fn credit(&self, weight: u32) {
         const OPEN: &str = "the semaphores are never closed";
         let operation = self.shared.operations.acquire().await.expect(OPEN);
-        self.shared.bytes.acquire_many(weight).await.expect(OPEN).forget();
+        self.shared
+            .bytes
+            .acquire_many(weight)
+            .await
+            .expect(OPEN)
+            .forget();
         operation.forget();
     }
 
@@ -240,7 +269,10 @@ impl Shared {
     }
 
     fn channel(&self, state: &mut State) -> Channel {
-        state.channel.get_or_insert_with(|| self.parts.connector.channel(&self.address)).clone()
+        state
+            .channel
+            .get_or_insert_with(|| self.parts.connector.channel(&self.address))
+            .clone()
     }
 
     fn health(&self) -> Health {
@@ -252,8 +284,12 @@ impl Shared {
     }
 
     fn try_credit(&self, weight: u32) -> bool {
-        let Ok(operation) = self.operations.try_acquire() else { return false };
-        let Ok(bytes) = self.bytes.try_acquire_many(weight) else { return false };
+        let Ok(operation) = self.operations.try_acquire() else {
+            return false;
+        };
+        let Ok(bytes) = self.bytes.try_acquire_many(weight) else {
+            return false;
+        };
         operation.forget();
         bytes.forget();
         true

@@ -44,8 +44,11 @@ impl Stream for Outgoing {
             return Poll::Ready(None);
         }
         let mut unsent = Vec::new();
-        let operations =
-            if state.open && !state.queue.is_empty() { take(&mut state, &mut unsent) } else { Vec::new() };
+        let operations = if state.open && !state.queue.is_empty() {
+            take(&mut state, &mut unsent)
+        } else {
+            Vec::new()
+        };
         let idle = operations.is_empty();
         if idle {
             // `take` leaves the queue empty when it finds nothing to send.
@@ -53,7 +56,11 @@ impl Stream for Outgoing {
         }
         drop(state);
         drop_unsent(&self.shared, unsent);
-        if idle { Poll::Pending } else { Poll::Ready(Some(SessionRequest { operations })) }
+        if idle {
+            Poll::Pending
+        } else {
+            Poll::Ready(Some(SessionRequest { operations }))
+        }
     }
 }
 
@@ -83,7 +90,11 @@ fn take(state: &mut State, unsent: &mut Vec<Entry>) -> Vec<Operation> {
         let left = left - ANSWER_MARGIN.min(left / 10);
         let deadline_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
         let kind = entry.kind.take();
-        operations.push(Operation { id, deadline_us, kind });
+        operations.push(Operation {
+            id,
+            deadline_us,
+            kind,
+        });
     }
     operations
 }
@@ -97,7 +108,10 @@ fn drop_unsent(shared: &Shared, unsent: Vec<Entry>) {
     shared.give_back(unsent.len(), bytes);
     for entry in unsent {
         if let Some(reply) = entry.reply {
-            let late = format!("the deadline passed before the operation was sent to {}", shared.address);
+            let late = format!(
+                "the deadline passed before the operation was sent to {}",
+                shared.address
+            );
             // Nobody is there any more if the call was dropped.
             let _ = reply.send(Err(Error::timeout(&shared.address, late)));
         }

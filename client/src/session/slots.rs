@@ -64,7 +64,11 @@ impl Slots {
     /// The entry with that id, if it is still here.
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Entry> {
         let place = self.places.get_mut((id & u64::from(u32::MAX)) as usize)?;
-        if u64::from(place.uses) == id >> 32 { place.entry.as_mut() } else { None }
+        if u64::from(place.uses) == id >> 32 {
+            place.entry.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Takes the entry with that id out, if it is still here.
@@ -97,7 +101,13 @@ mod tests {
 
     fn entry() -> Entry {
         let deadline = Instant::now() + Duration::from_secs(1);
-        Entry { kind: None, reply: None, deadline, weight: 1, ticket: None }
+        Entry {
+            kind: None,
+            reply: None,
+            deadline,
+            weight: 1,
+            ticket: None,
+        }
     }
 
     #[tokio::test]

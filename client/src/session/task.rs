@@ -41,7 +41,12 @@ async fn keep_open(shared: &Arc<Shared>) {
             Ok(answers) => {
                 let ended = attend(shared, answers).await;
                 tracing::debug!(node = %shared.address, why = %ended.why, "session broke");
-                shared.fail_all(&ended.why, ended.useless.then(|| cannot_reach(&shared.address, &ended.why)))
+                shared.fail_all(
+                    &ended.why,
+                    ended
+                        .useless
+                        .then(|| cannot_reach(&shared.address, &ended.why)),
+                )
             }
             Err(refusal) => {
                 tracing::debug!(node = %shared.address, %refusal, "no session");
@@ -89,7 +94,10 @@ async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error>
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return Err(refusal(&status, &shared.address)),
         Err(_) => {
-            let silent = format!("{} opened no session within {OPEN_TIMEOUT:?}", shared.address);
+            let silent = format!(
+                "{} opened no session within {OPEN_TIMEOUT:?}",
+                shared.address
+            );
             return Err(Error::unreachable(&shared.address, silent));
         }
     };
@@ -109,7 +117,12 @@ async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error>
 /// Why a stream, or a question that changes nothing, was refused. Nothing was sent, so this is definite whatever the code.
 pub(crate) fn refusal(status: &Status, address: &str) -> Error {
     let typed = Failure::from_status(status).is_some();
-    if typed || matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
+    if typed
+        || matches!(
+            status.code(),
+            Code::Unauthenticated | Code::PermissionDenied
+        )
+    {
         Error::from_status(status, address, false)
     } else {
         cannot_reach(address, &words(status))
@@ -149,8 +162,14 @@ async fn attend(shared: &Shared, mut answers: Streaming<SessionResponse>) -> End
 
 impl Shared {
     fn take_answers(&self, response: SessionResponse) {
-        self.set_health(if response.draining { Health::Draining } else { Health::Up });
-        self.parts.signals.saw(response.read_epoch, response.newest_epoch);
+        self.set_health(if response.draining {
+            Health::Draining
+        } else {
+            Health::Up
+        });
+        self.parts
+            .signals
+            .saw(response.read_epoch, response.newest_epoch);
         let mut answered = Vec::with_capacity(response.results.len());
         let mut state = self.lock();
         state.heard = Some(Instant::now());
@@ -161,7 +180,13 @@ impl Shared {
             }
         }
         drop(state);
-        self.give_back(answered.len(), answered.iter().map(|(entry, _)| entry.weight as usize).sum());
+        self.give_back(
+            answered.len(),
+            answered
+                .iter()
+                .map(|(entry, _)| entry.weight as usize)
+                .sum(),
+        );
         for (entry, kind) in answered {
             let write = entry.is_write();
             if let Some(reply) = entry.reply {
@@ -172,7 +197,9 @@ impl Shared {
 
     fn reply(&self, kind: Option<operation_result::Kind>, write: bool) -> Reply {
         match kind {
-            Some(operation_result::Kind::Error(error)) => Err(Error::from_wire(error, &self.address, write)),
+            Some(operation_result::Kind::Error(error)) => {
+                Err(Error::from_wire(error, &self.address, write))
+            }
             Some(kind) => Ok(kind),
             None => Err(Error::broken(&self.address, "it was empty", write)),
         }
@@ -186,7 +213,11 @@ impl Shared {
         let mut state = self.lock();
         for (id, entry) in state.slots.iter() {
             let overdue = entry.reply.is_none();
-            let at = if overdue { entry.deadline + STALL } else { entry.deadline };
+            let at = if overdue {
+                entry.deadline + STALL
+            } else {
+                entry.deadline
+            };
             if at > now {
                 next = Some(next.map_or(at, |next| next.min(at)));
             } else if overdue {
@@ -198,18 +229,28 @@ impl Shared {
         let mut replies = Vec::with_capacity(late.len());
         let mut unsent = (0, 0);
         for id in late {
-            let Some(entry) = state.slots.get_mut(id) else { continue };
+            let Some(entry) = state.slots.get_mut(id) else {
+                continue;
+            };
             if entry.is_sent() {
                 let at = entry.deadline + STALL;
                 next = Some(next.map_or(at, |next| next.min(at)));
-                replies.extend(entry.reply.take().map(|reply| (reply, Some(entry.is_write()))));
+                replies.extend(
+                    entry
+                        .reply
+                        .take()
+                        .map(|reply| (reply, Some(entry.is_write()))),
+                );
             } else if let Some(entry) = state.slots.remove(id) {
                 unsent = (unsent.0 + 1, unsent.1 + entry.weight as usize);
                 replies.extend(entry.reply.map(|reply| (reply, None)));
             }
         }
         state.armed = next;
-        let silent = state.open && state.heard.is_none_or(|heard| now.duration_since(heard) >= SILENCE);
+        let silent = state.open
+            && state
+                .heard
+                .is_none_or(|heard| now.duration_since(heard) >= SILENCE);
         drop(state);
         self.give_back(unsent.0, unsent.1);
         if stalled {
@@ -223,7 +264,10 @@ impl Shared {
                 Some(write) => Error::unanswered(&self.address, write),
                 None => Error::timeout(
                     &self.address,
-                    format!("the deadline passed before the operation was sent to {}", self.address),
+                    format!(
+                        "the deadline passed before the operation was sent to {}",
+                        self.address
+                    ),
                 ),
             };
             let _ = reply.send(Err(error));
@@ -233,7 +277,11 @@ impl Shared {
     /// Ends the stream and all entries with it. With a refusal, which it then returns `true` for, the session takes
     /// nothing until it is open again.
     fn fail_all(&self, why: &str, refusal: Option<Error>) -> bool {
-        self.set_health(if refusal.is_some() { Health::Down } else { Health::Shaky });
+        self.set_health(if refusal.is_some() {
+            Health::Down
+        } else {
+            Health::Shaky
+        });
         self.end_stream();
         let mut state = self.lock();
         let entries = state.slots.drain();
@@ -241,7 +289,10 @@ impl Shared {
         state.armed = None;
         state.refusal.clone_from(&refusal);
         drop(state);
-        self.give_back(entries.len(), entries.iter().map(|entry| entry.weight as usize).sum());
+        self.give_back(
+            entries.len(),
+            entries.iter().map(|entry| entry.weight as usize).sum(),
+        );
         for entry in entries {
             self.fail(entry, why, refusal.as_ref());
         }
@@ -257,7 +308,10 @@ impl Shared {
             Error::broken(&self.address, why, write)
         } else {
             refusal.cloned().unwrap_or_else(|| {
-                let unsent = format!("the connection to {} broke before the operation was sent: {why}", self.address);
+                let unsent = format!(
+                    "the connection to {} broke before the operation was sent: {why}",
+                    self.address
+                );
                 Error::unreachable(&self.address, unsent)
             })
         };

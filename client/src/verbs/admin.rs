@@ -115,10 +115,15 @@ impl Client {
     /// Nothing was changed; see [`Error::kind`].
     pub async fn where_is(&self, key: impl AsRef<[u8]>) -> Result<Location, Error> {
         let namespace = self.inner().defaults.namespace.clone();
-        let key = v1::Key { namespace, key: bytes::Bytes::copy_from_slice(key.as_ref()) };
+        let key = v1::Key {
+            namespace,
+            key: bytes::Bytes::copy_from_slice(key.as_ref()),
+        };
         let answer = self
             .ask(|channel, left| {
-                let request = left.with(v1::WhereRequest { key: Some(key.clone()) });
+                let request = left.with(v1::WhereRequest {
+                    key: Some(key.clone()),
+                });
                 async move { AdminClient::new(channel).r#where(request).await }
             })
             .await?;
@@ -137,7 +142,9 @@ impl Client {
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         let answer = self
             .ask(|channel, left| async move {
-                AdminClient::new(channel).status(left.with(v1::StatusRequest {})).await
+                AdminClient::new(channel)
+                    .status(left.with(v1::StatusRequest {}))
+                    .await
             })
             .await?;
         Ok(ClusterStatus {
@@ -156,7 +163,8 @@ impl Client {
     pub async fn layout(&self) -> Result<LayoutInfo, Error> {
         let answer = self
             .ask(|channel, left| async move {
-                let mut client = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let mut client =
+                    KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
                 client.get_layout(left.with(v1::GetLayoutRequest {})).await
             })
             .await?;
@@ -164,12 +172,16 @@ impl Client {
     }
 
     /// Asks any node a question that changes nothing, the next node if one cannot be reached.
-    pub(crate) async fn ask<T, F>(&self, question: impl Fn(Channel, TimeLeft) -> F) -> Result<T, Error>
+    pub(crate) async fn ask<T, F>(
+        &self,
+        question: impl Fn(Channel, TimeLeft) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let inner = self.inner();
-        self.ask_by(Instant::now() + inner.defaults.timeout, question).await
+        self.ask_by(Instant::now() + inner.defaults.timeout, question)
+            .await
     }
 
     /// The same, with a deadline.
@@ -187,7 +199,8 @@ impl Client {
             if left.is_zero() {
                 break;
             }
-            let answer = tokio::time::timeout_at(deadline, question(node.channel(), TimeLeft(left))).await;
+            let answer =
+                tokio::time::timeout_at(deadline, question(node.channel(), TimeLeft(left))).await;
             failed = match answer {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => refusal(&status, node.address()),
@@ -230,7 +243,11 @@ fn node_status(wire: v1::NodeStatus) -> NodeStatus {
 fn layout_info(wire: v1::GetLayoutResponse) -> LayoutInfo {
     let unsynced = wire.unsynced;
     let count = |name: &str| {
-        unsynced.iter().filter(|entry| entry.node == name).map(|entry| entry.partitions.len()).sum()
+        unsynced
+            .iter()
+            .filter(|entry| entry.node == name)
+            .map(|entry| entry.partitions.len())
+            .sum()
     };
     let layout = wire.read_layout.unwrap_or_default();
     let members = layout.members.into_iter().map(|member| MemberInfo {

@@ -26,7 +26,12 @@ pub struct BatchGet {
 
 impl BatchGet {
     pub(crate) fn new(client: Client, keys: Vec<Bytes>) -> Self {
-        BatchGet { client, common: Common::default(), keys, r: None }
+        BatchGet {
+            client,
+            common: Common::default(),
+            keys,
+            r: None,
+        }
     }
 
     common_options!();
@@ -51,7 +56,10 @@ impl IntoFuture for BatchGet {
                 get.r = self.r;
                 get.send_by(deadline)
             });
-            stream::iter(reads).buffered(BATCH_RUNNING_MAX).collect().await
+            stream::iter(reads)
+                .buffered(BATCH_RUNNING_MAX)
+                .collect()
+                .await
         })
     }
 }
@@ -71,7 +79,10 @@ pub struct Mutation {
 impl Mutation {
     /// Stores a value.
     pub fn put(key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
-        Mutation { value: Some(value.into()), ..Mutation::delete(key) }
+        Mutation {
+            value: Some(value.into()),
+            ..Mutation::delete(key)
+        }
     }
 
     /// Deletes a key. Without a context it reads the key first, as [`Client::delete`] does.
@@ -117,7 +128,13 @@ pub struct BatchWrite {
 
 impl BatchWrite {
     pub(crate) fn new(client: Client, mutations: Vec<Mutation>) -> Self {
-        BatchWrite { client, common: Common::default(), mutations, w: None, durability: None }
+        BatchWrite {
+            client,
+            common: Common::default(),
+            mutations,
+            w: None,
+            durability: None,
+        }
     }
 
     common_options!();
@@ -134,7 +151,11 @@ impl BatchWrite {
         self
     }
 
-    async fn send(&self, mutation: Mutation, deadline: tokio::time::Instant) -> Result<Written, Error> {
+    async fn send(
+        &self,
+        mutation: Mutation,
+        deadline: tokio::time::Instant,
+    ) -> Result<Written, Error> {
         let Some(value) = mutation.value else {
             let mut delete = Delete::new(self.client.clone(), mutation.key);
             delete.common = self.common.clone();
@@ -142,7 +163,11 @@ impl BatchWrite {
             delete.w = self.w;
             delete.durability = self.durability;
             let deleted = delete.send_by(deadline).await?;
-            return Ok(Written { context: None, siblings: deleted.siblings, evidence: deleted.evidence });
+            return Ok(Written {
+                context: None,
+                siblings: deleted.siblings,
+                evidence: deleted.evidence,
+            });
         };
         let mut put = Put::new(self.client.clone(), mutation.key, value);
         put.common = self.common.clone();
@@ -164,8 +189,13 @@ impl IntoFuture for BatchWrite {
             let deadline = self.common.deadline(&self.client.inner().defaults);
             let mutations = std::mem::take(&mut self.mutations);
             let this = &self;
-            let writes = mutations.into_iter().map(|mutation| this.send(mutation, deadline));
-            stream::iter(writes).buffered(BATCH_RUNNING_MAX).collect().await
+            let writes = mutations
+                .into_iter()
+                .map(|mutation| this.send(mutation, deadline));
+            stream::iter(writes)
+                .buffered(BATCH_RUNNING_MAX)
+                .collect()
+                .await
         })
     }
 }

@@ -28,7 +28,14 @@ pub struct Delete {
 
 impl Delete {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
-        Delete { client, common: Common::default(), key, context: None, w: None, durability: None }
+        Delete {
+            client,
+            common: Common::default(),
+            key,
+            context: None,
+            w: None,
+            durability: None,
+        }
     }
 
     common_options!();
@@ -75,7 +82,10 @@ impl Delete {
         let request = DeleteRequest {
             key: Some(self.common.key(&inner.defaults, self.key)),
             context: context.into_bytes(),
-            options: Some(self.common.write_options(&inner.defaults, self.w, self.durability)),
+            options: Some(
+                self.common
+                    .write_options(&inner.defaults, self.w, self.durability),
+            ),
         };
         match Call::delete(inner, request, deadline)?.run(inner).await? {
             operation_result::Kind::Delete(delete) => Ok(Deleted::from_wire(delete, found)),

@@ -25,7 +25,12 @@ pub struct Get {
 
 impl Get {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
-        Get { client, common: Common::default(), key, r: None }
+        Get {
+            client,
+            common: Common::default(),
+            key,
+            r: None,
+        }
     }
 
     common_options!();

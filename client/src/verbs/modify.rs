@@ -62,7 +62,14 @@ pub struct ReadModifyWrite<F> {
 
 impl<F: FnMut(&Current<'_>) -> Change + Send> ReadModifyWrite<F> {
     pub(crate) fn new(client: Client, key: Bytes, change: F) -> Self {
-        ReadModifyWrite { client, common: Common::default(), key, rounds: ROUNDS, ttl: None, change }
+        ReadModifyWrite {
+            client,
+            common: Common::default(),
+            key,
+            rounds: ROUNDS,
+            ttl: None,
+            change,
+        }
     }
 
     common_options!();
@@ -90,7 +97,8 @@ impl<F: FnMut(&Current<'_>) -> Change + Send> ReadModifyWrite<F> {
                 Ok(done) if done.siblings <= 1 || !more => return Ok(done),
                 Ok(conflict) => last = Some(conflict),
                 // Nothing changed: others have filled the key with siblings since it was read.
-                Err(error) if more && error.kind() == Kind::TooManySiblings && !error.is_ambiguous() => {}
+                Err(error)
+                    if more && error.kind() == Kind::TooManySiblings && !error.is_ambiguous() => {}
                 // The write of an earlier round stands; only the merging failed, and the next reader will do it.
                 Err(error) => return last.filter(|_| error.is_retryable()).ok_or(error),
             }
@@ -99,11 +107,18 @@ impl<F: FnMut(&Current<'_>) -> Change + Send> ReadModifyWrite<F> {
         unreachable!("the last round returns")
     }
 
-    async fn round(&mut self, written: &mut Option<Bytes>, deadline: Instant) -> Result<Written, Error> {
+    async fn round(
+        &mut self,
+        written: &mut Option<Bytes>,
+        deadline: Instant,
+    ) -> Result<Written, Error> {
         let mut get = Get::new(self.client.clone(), self.key.clone());
         get.common = self.common.clone();
         let read = get.send_by(deadline).await?;
-        let current = Current { siblings: read.siblings(), written: written.as_ref() };
+        let current = Current {
+            siblings: read.siblings(),
+            written: written.as_ref(),
+        };
         match (self.change)(&current) {
             Change::Put(value) => {
                 let mut put = Put::new(self.client.clone(), self.key.clone(), value.clone());
@@ -120,12 +135,27 @@ impl<F: FnMut(&Current<'_>) -> Change + Send> ReadModifyWrite<F> {
                 delete.context = read.context().cloned();
                 let deleted = delete.send_by(deadline).await?;
                 // What a delete leaves was written meanwhile, by others: it is one sibling too many.
-                let siblings = if deleted.siblings == 0 { 0 } else { deleted.siblings + 1 };
-                Ok(Written { context: None, siblings, evidence: deleted.evidence })
+                let siblings = if deleted.siblings == 0 {
+                    0
+                } else {
+                    deleted.siblings + 1
+                };
+                Ok(Written {
+                    context: None,
+                    siblings,
+                    evidence: deleted.evidence,
+                })
             }
             Change::Delete | Change::Keep => {
-                let context = read.context().filter(|_| read.siblings().len() == 1).cloned();
-                Ok(Written { context, siblings: u32::from(read.is_found()), evidence: read.evidence() })
+                let context = read
+                    .context()
+                    .filter(|_| read.siblings().len() == 1)
+                    .cloned();
+                Ok(Written {
+                    context,
+                    siblings: u32::from(read.is_found()),
+                    evidence: read.evidence(),
+                })
             }
         }
     }

@@ -88,8 +88,13 @@ impl Put {
             context: self.context.map(Context::into_bytes).unwrap_or_default(),
             if_absent: self.if_absent,
             // A lifetime below a millisecond is one, not forever.
-            ttl_ms: self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)),
-            options: Some(self.common.write_options(&inner.defaults, self.w, self.durability)),
+            ttl_ms: self.ttl.map_or(0, |ttl| {
+                u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
+            }),
+            options: Some(
+                self.common
+                    .write_options(&inner.defaults, self.w, self.durability),
+            ),
         };
         match Call::put(inner, request, deadline)?.run(inner).await? {
             operation_result::Kind::Put(put) => Ok(Written::from_put(put)),

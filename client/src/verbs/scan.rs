@@ -145,7 +145,9 @@ impl Scan {
                 self.ended = position.done;
                 self.position = position;
             }
-            Err(error) => self.failed = Some(Error::config(format!("this is no resume token: {error}"))),
+            Err(error) => {
+                self.failed = Some(Error::config(format!("this is no resume token: {error}")))
+            }
         }
         self
     }
@@ -162,11 +164,19 @@ impl Scan {
             cursor: self.position.cursor.clone(),
             limit: self.limit,
             // A scan is of all namespaces unless one is named, for the call or for the client.
-            namespace: self.common.namespace.clone().unwrap_or_else(|| defaults.namespace.clone()),
+            namespace: self
+                .common
+                .namespace
+                .clone()
+                .unwrap_or_else(|| defaults.namespace.clone()),
             keys_only: self.keys_only,
             options: Some(self.common.read_options(defaults, self.r)),
         };
-        let timeout = self.common.timeout.unwrap_or(PAGE_TIMEOUT.max(defaults.timeout)).min(TIMEOUT_MAX);
+        let timeout = self
+            .common
+            .timeout
+            .unwrap_or(PAGE_TIMEOUT.max(defaults.timeout))
+            .min(TIMEOUT_MAX);
         fetch(client, request, Instant::now() + timeout).boxed()
     }
 
@@ -185,17 +195,29 @@ impl Scan {
 
     /// Whether the last yielded key lies at or after this one.
     fn is_behind(&self, key: &Key) -> bool {
-        self.position.last.as_ref().is_some_and(|last| order(key) <= order(last))
+        self.position
+            .last
+            .as_ref()
+            .is_some_and(|last| order(key) <= order(last))
     }
 }
 
 /// Asks for one page, a few times if need be.
-async fn fetch(client: Client, request: ScanRequest, deadline: Instant) -> Result<ScanResponse, Error> {
+async fn fetch(
+    client: Client,
+    request: ScanRequest,
+    deadline: Instant,
+) -> Result<ScanResponse, Error> {
     let mut attempt = 0;
     loop {
         let asked = client.ask_by(deadline, |channel, left| {
             let request = left.with(request.clone());
-            async move { KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).scan(request).await }
+            async move {
+                KvClient::new(channel)
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .scan(request)
+                    .await
+            }
         });
         let error = match asked.await {
             Ok(page) => return Ok(page),
@@ -217,7 +239,11 @@ fn order(key: &Key) -> (u64, usize, &str, &Bytes) {
 }
 
 fn namespace_of(key: &Key) -> &str {
-    if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace }
+    if key.namespace.is_empty() {
+        DEFAULT_NAMESPACE
+    } else {
+        &key.namespace
+    }
 }
 
 impl Stream for Scan {
@@ -241,7 +267,9 @@ impl Stream for Scan {
                 }
             }
             if let Some(asking) = &mut this.asking {
-                let Poll::Ready(answer) = asking.poll_unpin(wake) else { return Poll::Pending };
+                let Poll::Ready(answer) = asking.poll_unpin(wake) else {
+                    return Poll::Pending;
+                };
                 this.asking = None;
                 match answer {
                     Ok(page) => {
@@ -270,5 +298,10 @@ fn entry(wire: ScanEntry) -> Entry {
         evidence: None,
     });
     let context = read.context().cloned();
-    Entry { namespace, key: Bytes::copy_from_slice(&key.key), siblings: read.into_siblings(), context }
+    Entry {
+        namespace,
+        key: Bytes::copy_from_slice(&key.key),
+        siblings: read.into_siblings(),
+        context,
+    }
 }

@@ -9,6 +9,7 @@
 pub mod core;
 mod decree;
 mod found;
+mod ledger;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -17,4 +18,5 @@ pub use self::core::{Action, Answer, Founder, Standing, next};
 pub use decree::{BadDecree, Decree, initial_hash};
 pub use found::{BootstrapError, Plan, answer_from_wire, found};
 
+pub use ledger::{IdentityLedger, standing_of};
 pub use roster::{Ledger, Roster};

@@ -6,7 +6,7 @@ use super::{encoding, exit::CliError};
 #[derive(Debug, Clone, clap::Args)]
 pub struct KeyArg {
     /// The key
-    #[arg(value_name = "KEY", allow_hyphen_values = true)]
+    #[arg(value_name = "KEY", allow_negative_numbers = true)]
     key: String,
     /// The key is written in hexadecimal
     #[arg(long)]

@@ -2,15 +2,24 @@
 //!
 //! This is the edge: clocks, signals, the environment and processes are taken as they are here, and only here.
 
+pub mod bench;
+pub mod client;
+pub mod delete;
 pub mod dev;
 pub mod encoding;
 pub mod exit;
+pub mod export;
+pub mod get;
 pub mod help;
+pub mod import;
 pub mod key;
 pub mod out;
 pub mod probe;
 mod process;
+pub mod put;
 pub mod serve;
+pub mod status;
+pub mod whereis;
 
 use std::process::ExitCode;
 
@@ -52,6 +61,22 @@ pub enum Command {
 
     /// Run a local cluster, one process per node
     Dev(dev::Dev),
+    /// Write one value
+    Put(put::Put),
+    /// Read one key
+    Get(get::Get),
+    /// Delete one key
+    Delete(delete::Delete),
+    /// Write a file of rows
+    Import(import::Import),
+    /// Print every key as a line of JSON
+    Export(export::Export),
+    /// Print on which nodes a key lives
+    Where(whereis::Where),
+    /// Print the state of the cluster
+    Status(status::Status),
+    /// Measure operations a second and latencies
+    Bench(bench::Bench),
     /// Ask a node whether it lives or is ready; for health checks
     Probe(probe::Probe),
     /// Print help of a command, or `help exit-codes`
@@ -65,7 +90,7 @@ pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => {
             let out = Out { json: cli.json };
-            run(cli).unwrap_or_else(|error| {
+            run(&cli).unwrap_or_else(|error| {
                 out.fail(&error);
                 error.exit
             })
@@ -75,12 +100,20 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-fn run(cli: Cli) -> Result<Exit, CliError> {
+fn run(cli: &Cli) -> Result<Exit, CliError> {
     let out = Out { json: cli.json };
     match &cli.command {
         Command::Serve(serve) => serve::run(serve, out),
 
         Command::Dev(dev) => dev::run(dev, out),
+        Command::Put(put) => put::run(put, cli, out),
+        Command::Get(get) => get::run(get, cli, out),
+        Command::Delete(delete) => delete::run(delete, cli, out),
+        Command::Import(import) => import::run(import, cli, out),
+        Command::Export(export) => export::run(export, cli, out),
+        Command::Where(args) => whereis::run(args, cli, out),
+        Command::Status(status) => status::run(status, cli, out),
+        Command::Bench(bench) => bench::run(bench, cli, out),
         Command::Probe(probe) => probe::run(probe, out),
         Command::Help(help) => help::run(help, out),
     }

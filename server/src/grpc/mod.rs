@@ -1,1 +1,4 @@
 //! The services on the client port. They translate; every decision is the coordinator's.
+
+pub mod standard;
+pub mod switch;

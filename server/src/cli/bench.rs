@@ -1,0 +1,307 @@
+//! `ringfort bench`: how many operations a second, and how long each takes, through the client as users have it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use futures::future::{join_all, try_join_all};
+use hdrhistogram::Histogram;
+use ringfort_client::{Client, Context};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    Cli,
+    client::Reach,
+    exit::{CliError, Exit},
+    out::{Out, table},
+    runtime,
+};
+
+/// Most writers at once.
+const MAX_CLIENTS: u64 = 65_536;
+/// The longest run, in seconds.
+const MAX_SECONDS: u64 = 86_400;
+/// The longest value, in bytes: what a node takes.
+const MAX_VALUE_BYTES: u64 = 1 << 20;
+/// Most keys.
+const MAX_KEYS: u64 = 100_000_000;
+/// Significant digits of the latencies.
+const DIGITS: u8 = 3;
+/// Tries of a key that is loaded before the run.
+const LOAD_TRIES: u32 = 10;
+/// Pause after an error, so that a dead cluster is not asked in a tight loop.
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Overwrites, each with the context of the write before
+    Put,
+    /// Reads of keys that exist
+    Get,
+    /// Both by turns
+    Mixed,
+}
+
+/// `ringfort bench`: each writer owns keys of its own, in the namespace `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// What to measure
+    #[arg(value_enum)]
+    mode: Mode,
+    /// Operations in flight
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=MAX_CLIENTS))]
+    clients: u64,
+    /// How long
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
+    seconds: u64,
+    /// Size of each value, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=MAX_VALUE_BYTES))]
+    value_size: u64,
+    /// How many keys
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=MAX_KEYS))]
+    keys: u64,
+    /// How to reach the nodes.
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Runs and prints `{"ops_per_s","errors","p50_us","p99_us","p999_us",…}`.
+///
+/// # Errors
+/// The keys cannot be loaded, or not one operation succeeded.
+pub fn run(bench: &Bench, cli: &Cli, out: Out) -> Result<Exit, CliError> {
+    runtime()?.block_on(async {
+        let client = bench.reach.client(cli, "bench")?;
+        let clients = bench.clients.min(bench.keys);
+        let mut writers: Vec<Writer> = (0..clients)
+            .map(|number| Writer::new(number, clients, bench, client.clone()))
+            .collect();
+        try_join_all(writers.iter_mut().map(|w| w.load(bench.mode))).await?;
+        let started = Instant::now();
+        let end = started + Duration::from_secs(bench.seconds);
+        let runs = join_all(
+            writers
+                .into_iter()
+                .map(|writer| tokio::spawn(writer.run(bench.mode, bench.keys, end))),
+        )
+        .await;
+        let seconds = started.elapsed().as_secs_f64();
+        let mut total = Tally::new();
+        for run in runs {
+            total.add(run.map_err(|error| CliError::failed(error.to_string()))?);
+        }
+        report(&total, seconds, out)
+    })
+}
+
+fn report(total: &Tally, seconds: f64, out: Out) -> Result<Exit, CliError> {
+    let done = total.latency.len();
+    if let (0, Some(error)) = (done, &total.last_error) {
+        return Err(error.clone());
+    }
+    let ops_per_s = (done as f64 / seconds).round();
+    let at = |quantile| total.latency.value_at_quantile(quantile);
+    let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
+    if out.json {
+        out.value(&json!({
+            "ops_per_s": ops_per_s, "errors": total.errors, "p50_us": p50, "p99_us": p99, "p999_us": p999,
+            "operations": done, "seconds": (seconds * 1000.0).round() / 1000.0,
+        }))?;
+    } else {
+        let row = [ops_per_s.to_string(), total.errors.to_string()].into_iter();
+        let row = row
+            .chain([p50, p99, p999].map(|us| us.to_string()))
+            .collect();
+        out.table(&table(
+            &["OPS/S", "ERRORS", "P50 US", "P99 US", "P99.9 US"],
+            &[row],
+        ))?;
+        if let Some(error) = &total.last_error {
+            out.say(&format!("the last error: {error}"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What one writer has measured.
+struct Tally {
+    latency: Histogram<u64>,
+    errors: u64,
+    last_error: Option<CliError>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Tally {
+            latency: Histogram::new(DIGITS).expect("3 digits are in range"),
+            errors: 0,
+            last_error: None,
+        }
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.latency
+            .add(&other.latency)
+            .expect("both resize themselves");
+        self.errors += other.errors;
+        self.last_error = other.last_error.or(self.last_error.take());
+    }
+}
+
+/// One operation in flight at a time, on keys that nobody else writes.
+struct Writer {
+    client: Client,
+    /// Own keys: the number of each and the context of its last write.
+    keys: Vec<(u64, Option<Context>)>,
+    value: Bytes,
+    chance: u64,
+}
+
+impl Writer {
+    fn new(number: u64, of: u64, bench: &Bench, client: Client) -> Self {
+        let step = usize::try_from(of).unwrap_or(usize::MAX);
+        let mut chance = number + 1;
+        let size = usize::try_from(bench.value_size).unwrap_or(0);
+        let value: Vec<u8> = (0..size)
+            .map(|_| draw(&mut chance).to_le_bytes()[0])
+            .collect();
+        Writer {
+            client,
+            keys: (number..bench.keys)
+                .step_by(step)
+                .map(|key| (key, None))
+                .collect(),
+            value: value.into(),
+            chance,
+        }
+    }
+
+    /// Brings the own keys into the state that the run starts from: their contexts known, or the keys there.
+    async fn load(&mut self, mode: Mode) -> Result<(), CliError> {
+        for (key, known) in &mut self.keys {
+            let mut tries = 0;
+            *known = loop {
+                match load_key(&self.client, *key, &self.value, mode).await {
+                    Ok(context) => break context,
+                    Err(error) if error.retryable && tries < LOAD_TRIES => {
+                        tries += 1;
+                        tokio::time::sleep(ERROR_PAUSE * 2_u32.pow(tries)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+        }
+        Ok(())
+    }
+
+    async fn run(mut self, mode: Mode, keys: u64, end: Instant) -> Tally {
+        let mut tally = Tally::new();
+        let mut turn = 0_usize;
+        loop {
+            let begun = Instant::now();
+            if begun >= end {
+                return tally;
+            }
+            let own = turn % self.keys.len();
+            let reads = mode == Mode::Get || (mode == Mode::Mixed && turn % 2 == 1);
+            turn += 1;
+            let done = if reads {
+                self.get(keys).await
+            } else {
+                self.put(own).await
+            };
+            match done {
+                Ok(()) => {
+                    let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    tally.latency.saturating_record(us);
+                }
+                Err(error) => {
+                    tally.errors += 1;
+                    tally.last_error = Some(error);
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads any key; one that is not there is an error, since all were loaded.
+    async fn get(&mut self, keys: u64) -> Result<(), CliError> {
+        let key = draw(&mut self.chance) % keys;
+        let read = self.client.get(name(key)).await?;
+        if read.is_found() {
+            Ok(())
+        } else {
+            Err(CliError::new(
+                Exit::NotFound,
+                "NOT_FOUND",
+                format!("{} is gone", name(key)),
+            ))
+        }
+    }
+
+    async fn put(&mut self, own: usize) -> Result<(), CliError> {
+        let (key, known) = &mut self.keys[own];
+        let context = match known.take() {
+            Some(context) => Some(context),
+            None => self.client.get(name(*key)).await?.context().cloned(),
+        };
+        let mut put = self.client.put(name(*key), self.value.clone());
+        if let Some(context) = context {
+            put = put.context(context);
+        }
+        // Without a context the next write of this key reads first.
+        *known = put.await?.context;
+        Ok(())
+    }
+}
+
+async fn load_key(
+    client: &Client,
+    key: u64,
+    value: &Bytes,
+    mode: Mode,
+) -> Result<Option<Context>, CliError> {
+    let read = client.get(name(key)).await?;
+    let context = read.context().cloned();
+    if mode == Mode::Put || read.is_found() {
+        return Ok(context);
+    }
+    let mut put = client.put(name(key), value.clone());
+    if let Some(context) = context {
+        put = put.context(context);
+    }
+    Ok(put.await?.context)
+}
+
+/// 16 bytes for every number that there can be.
+fn name(key: u64) -> String {
+    format!("bench-{key:010}")
+}
+
+/// A step of xorshift64*: cheap, and good enough to choose keys by.
+fn draw(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_sixteen_bytes() {
+        assert_eq!(name(0).len(), 16);
+        assert_eq!(name(MAX_KEYS).len(), 16);
+    }
+
+    #[test]
+    fn chance_does_not_stand_still() {
+        let mut state = 1;
+        let drawn: std::collections::BTreeSet<u64> = (0..1000).map(|_| draw(&mut state)).collect();
+        assert_eq!(drawn.len(), 1000);
+    }
+}
