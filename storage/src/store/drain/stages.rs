@@ -1,0 +1,157 @@
+//! Second half of a drain: changes the engine, makes that durable, and only then lets go of the log. Keeps I1: each step
+//! rests on the one before being durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{DrainFailed, DrainStep, Drainer, Stage};
+use crate::checkpoint::{Checkpoint, PartitionSum};
+use crate::key::Key;
+use crate::record::Record;
+use crate::store::entry::Generation;
+use crate::store::rowio;
+
+/// Keys inserted in one step.
+const INSERT_BATCH: usize = 32;
+
+/// Entries marked clean in one step.
+const CLEAN_BATCH: usize = 256;
+
+/// One key's change to the engine.
+pub(super) struct Change {
+    pub(super) key: Key,
+    /// What the engine shall hold; empty: nothing.
+    pub(super) record: Arc<Record>,
+    /// The leaf that the kept tree has for it.
+    pub(super) old_leaf: u64,
+}
+
+/// A freeze whose changes go into the engine.
+pub(super) struct Inserting {
+    /// S.
+    pub(super) sequence: u64,
+    pub(super) generation: Generation,
+    /// Root and count of every partition at S.
+    pub(super) roots: Vec<(u64, u32)>,
+    pub(super) changes: Vec<Change>,
+    /// The next of `changes`.
+    pub(super) next: usize,
+}
+
+impl Drainer {
+    pub(super) fn insert(&mut self, mut inserting: Inserting, now_ms: u64) -> Result<DrainStep, DrainFailed> {
+        let inner = &*self.inner;
+        let mut buffer = Vec::new();
+        let end = inserting.changes.len().min(inserting.next + INSERT_BATCH);
+        for Change { key, record, old_leaf } in &inserting.changes[inserting.next..end] {
+            rowio::replace(&*inner.engine, key, record, &mut buffer)?;
+            // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
+            let mut shard = inner.table.lock_key(key);
+            inner.table.change(&mut shard, key, |entry| entry.base_leaf = Some(record.leaf()));
+            inner.forest().apply(key.token(), *old_leaf, record.leaf());
+        }
+        inserting.next = end;
+        if end == inserting.changes.len() {
+            return self.worked(Stage::SetApplied(inserting));
+        }
+        let rest_ms = if inner.closing.load(Ordering::Acquire) {
+            0
+        } else {
+            let budget = inner.table.budget() / 2;
+            let filled = inner.log.last().saturating_sub(inserting.sequence); // placeholder, see below
+            self.pace.rest_ms(now_ms, end, filled as usize, budget)
+        };
+        self.go(Stage::Insert(inserting), DrainStep::Worked { rest_ms })
+    }
+
+    pub(super) fn set_applied(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+        rowio::set_applied(&*self.inner.engine, inserting.sequence)?;
+        self.worked(Stage::Flush(inserting))
+    }
+
+    pub(super) fn flush(&mut self, inserting: Inserting, now_ms: u64) -> Result<DrainStep, DrainFailed> {
+        // For the watchdog: a flush that never returns.
+        self.inner.flush_began_ms.store(now_ms.max(1), Ordering::Relaxed);
+        let flushed = self.inner.engine.flush();
+        self.inner.flush_began_ms.store(0, Ordering::Relaxed);
+        flushed?;
+        self.worked(Stage::StageCheckpoint(inserting))
+    }
+
+    pub(super) fn stage_checkpoint(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+        let checkpoint = self.checkpoint_at(inserting.sequence, &inserting.roots, false);
+        self.checkpoint.stage(checkpoint)?;
+        self.worked(Stage::CommitCheckpoint(inserting))
+    }
+
+    pub(super) fn commit_checkpoint(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+        self.checkpoint.commit()?;
+        self.applied = inserting.sequence;
+        self.worked(Stage::Release(inserting))
+    }
+
+    pub(super) fn release(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+        self.inner.log.release(inserting.sequence);
+        let Inserting { changes, generation, .. } = inserting;
+        self.worked(Stage::Clean { changes: changes.into_iter(), generation })
+    }
+
+    /// Marks a batch of entries clean, unless they were written since the freeze.
+    pub(super) fn clean(
+        &mut self,
+        mut changes: std::vec::IntoIter<Change>,
+        generation: Generation,
+    ) -> Result<DrainStep, DrainFailed> {
+        let inner = &*self.inner;
+        for Change { key, record, .. } in changes.by_ref().take(CLEAN_BATCH) {
+            let mut frozen = None;
+            let mut shard = inner.table.lock_key(&key);
+            inner.table.change(&mut shard, &key, |entry| {
+                frozen = entry.frozen.take();
+                if entry.dirty == generation {
+                    entry.dirty = 0;
+                }
+            });
+            // What may be large is dropped off-lock.
+            drop(shard);
+            drop((frozen, record));
+        }
+        if changes.len() > 0 {
+            return self.worked(Stage::Clean { changes, generation });
+        }
+        inner.drains.fetch_add(1, Ordering::Relaxed);
+        inner.table.make_room();
+        self.worked(Stage::Idle)
+    }
+
+    /// First of two writes for each slot: a stop is clean only if both slots say so.
+    pub(super) fn stage_clean(&mut self) -> Result<DrainStep, DrainFailed> {
+        if self.checkpoint.is_clean() {
+            return self.go(Stage::Closed, DrainStep::Closed);
+        }
+        let roots = self.inner.forest().roots();
+        let checkpoint = self.checkpoint_at(self.applied, &roots, true);
+        self.checkpoint.stage(checkpoint)?;
+        self.worked(Stage::CommitClean)
+    }
+
+    pub(super) fn commit_clean(&mut self) -> Result<DrainStep, DrainFailed> {
+        self.checkpoint.commit()?;
+        self.worked(Stage::StageClean)
+    }
+
+    fn checkpoint_at(&self, applied: u64, roots: &[(u64, u32)], clean: bool) -> Checkpoint {
+        let (actor, last_counter) = self.inner.mint.last();
+        let heard = self.inner.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        Checkpoint {
+            applied,
+            actor: actor.0,
+            last_counter,
+            first_live: self.inner.log.first_live(applied),
+            boot_id: self.boot_id,
+            clean,
+            heard,
+            partitions: roots.iter().map(|&(root, count)| PartitionSum { root, count }).collect(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Filling the table from the engine. Keeps I2: a load never lets an older value win over a write that came while it
+//! read, because the writes find its placeholder and merge into it.
+
+use std::sync::{Arc, PoisonError};
+
+use super::entry::{Entry, Slot};
+use super::rowio::{self, Stored};
+use super::{Inner, Store};
+use crate::engine::EngineError;
+use crate::key::Key;
+use crate::record::Record;
+
+/// What the store knows of a key.
+#[derive(Debug, Clone)]
+pub enum Read {
+    /// The whole object; an empty one: nothing is stored.
+    Found(Arc<Record>),
+    /// Not in memory, or not all of it: [`Store::load`] tells.
+    Miss,
+    /// The record on disk failed its verification. Counts neither toward R nor as a not-found.
+    Quarantined,
+}
+
+impl Store {
+    /// Reads keys through to the engine and keeps what it finds in the table. Returns what each key then is, in order, never
+    /// [`Read::Miss`]: a full table may evict the first key before the last is read.
+    ///
+    /// Blocks: to be run on the engine pool.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the engine is not to be used again, the process has to end.
+    pub fn load(&self, keys: &[Key]) -> Result<Vec<Read>, EngineError> {
+        let loaded: Result<_, _> = keys.iter().map(|key| self.inner.load_key(key)).collect();
+        loaded.inspect_err(|error| self.inner.engine_failed(error))
+    }
+}
+
+impl Inner {
+    fn load_key(&self, key: &Key) -> Result<Read, EngineError> {
+        if let Some(read) = self.begin_load(key) {
+            return Ok(read);
+        }
+        let stored = rowio::read(&*self.engine, key);
+        let read = self.end_load(key, stored);
+        self.table.make_room();
+        read
+    }
+
+    /// Pins the key's entry, or a placeholder that gathers the writes to come. An answer: there is nothing to load.
+    fn begin_load(&self, key: &Key) -> Option<Read> {
+        let quarantined = self.is_quarantined(key);
+        let mut shard = self.table.lock_key(key);
+        match shard.touch(key) {
+            Some(Entry { slot: Slot::Whole(record), base_leaf: Some(_), .. }) => {
+                return Some(Read::Found(Arc::clone(record)));
+            }
+            _ if quarantined => return Some(Read::Quarantined),
+            Some(_) => {
+                self.table.change(&mut shard, key, |entry| entry.pins += 1);
+            }
+            None => {
+                let placeholder = Entry { pins: 1, ..Entry::clean(Slot::Operand(self.nothing(key)), None) };
+                self.table.insert_clean(&mut shard, key, placeholder);
+            }
+        }
+        None
+    }
+
+    /// Folds what the engine holds with what the entry has become, and unpins it.
+    fn end_load(&self, key: &Key, stored: Result<Stored, EngineError>) -> Result<Read, EngineError> {
+        let record = match stored {
+            Ok(Stored::Record(record)) => Some(Arc::new(record)),
+            Ok(Stored::Nothing) => None,
+            Ok(Stored::Damaged) => {
+                self.quarantine(key);
+                self.abandon_load(key);
+                return Ok(Read::Quarantined);
+            }
+            Err(error) => {
+                self.abandon_load(key);
+                return Err(error);
+            }
+        };
+        let mut shard = self.table.lock_key(key);
+        self.table.change(&mut shard, key, |entry| {
+            entry.pins -= 1;
+            // Known already: then the drain has written since the engine was read.
+            entry.base_leaf.get_or_insert(record.as_ref().map_or(0, |record| record.leaf()));
+            if let Slot::Operand(operand) = &entry.slot {
+                entry.slot = Slot::Whole(fold(key, record.as_ref(), operand));
+            }
+        });
+        let entry = shard.get(key).expect("pinned since the load began");
+        Ok(Read::Found(Arc::clone(entry.slot.record())))
+    }
+
+    /// Unpins, and removes a placeholder that nothing was merged into.
+    fn abandon_load(&self, key: &Key) {
+        let mut shard = self.table.lock_key(key);
+        self.table.change(&mut shard, key, |entry| entry.pins -= 1);
+        if shard.get(key).is_some_and(|entry| entry.slot.whole().is_none())
+            && let Some((weight, _)) = shard.remove(key)
+        {
+            self.table.account(weight, Default::default());
+        }
+    }
+
+    /// Takes a key out of service whose record on disk failed its verification: this store has forgotten something, so
+    /// its actor is replaced, and the partition counts no longer as synced.
+    pub(super) fn quarantine(&self, key: &Key) {
+        let partition = self.partition_of(key.token());
+        if !self.quarantine.add(key, partition) {
+            return;
+        }
+        self.heal.lock().unwrap_or_else(PoisonError::into_inner).insert(partition);
+        self.wake.notify();
+        let actor = self.mint.rotate();
+        tracing::error!(?key, partition, ?actor, "a record failed its verification and is quarantined");
+        let marked = self.identity.update(|identity| identity.unsynced.set(partition, self.partitions, true));
+        if let Err(error) = marked {
+            // In memory the key stays quarantined; the next start finds the damage by the partition's root.
+            tracing::error!(%error, partition, "could not mark the partition unsynced");
+        }
+    }
+}
+
+impl Inner {
+    /// Notes durably that the engine failed, so that the next start sets it aside. The process has to end.
+    pub(super) fn engine_failed(&self, error: &EngineError) {
+        tracing::error!(%error, "the storage engine failed; it will be set aside at the next start");
+        if let Err(error) = self.identity.update(|identity| identity.set_aside = true) {
+            tracing::error!(%error, "could not note that the engine failed");
+        }
+    }
+}
+
+/// What an operand makes of the record under it.
+pub(super) fn fold(key: &Key, under: Option<&Arc<Record>>, operand: &Arc<Record>) -> Arc<Record> {
+    match under {
+        None => Arc::clone(operand),
+        Some(under) if operand.object().is_empty() => Arc::clone(under),
+        Some(under) => {
+            Arc::new(Record::new(key, under.object().clone().merge(operand.object().clone())))
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The durable store of one node: log, memory table and engine as one map from keys to objects. Keeps I1 (a sequence that [`Store::durable`]
+//! reached survives) and I2 (log order is apply order, a read sees every write before it).
+//!
+//! ```text
+//! write, merge ─► log record + table entry, under one shard's lock
+//! read         ─► table; a miss is loaded from the engine by a job of the engine pool
+//! drain        ─► frozen entries ─► engine ─► checkpoint ─► log segments are free again
+//! ```
+//!
+//! *Architecture invariant:* nothing here knows time, threads or chance: they are handed in. `read`, `write` and `merge` touch
+//! memory only; whatever blocks says so.
+
+mod digest;
+mod drain;
+mod entry;
+mod load;
+mod mint;
+mod quarantine;
+mod recovery;
+mod rowio;
+mod scan;
+mod shard;
+mod table;
+mod wake;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+pub use digest::PartitionTree;
+pub use drain::{DrainFailed, DrainStep, Drainer};
+pub use load::Read;
+pub use mint::Chance;
+pub use quarantine::QUARANTINED_KEYS_MAX;
+pub use recovery::{OpenError, OpenReport, Opened, StoreConfig, StoreParts};
+pub use scan::{SCAN_KEYS_MAX, ScanPage};
+pub use table::TABLE_BYTES_DEFAULT;
+pub use write::{StoreFull, WriteLimits, WriteRefused, Written};
+
+use self::mint::Mint;
+use self::quarantine::Quarantine;
+use self::table::Table;
+use self::wake::Bell;
+use crate::engine::Engine;
+use crate::identity::IdentityFile;
+use crate::key::Key;
+use crate::log::Log;
+use crate::merkle::Forest;
+use crate::record::Record;
+use crate::twoslot::SlotError;
+use crate::version::{ActorId, Object};
+
+/// A handle to the store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What all handles, the drain and the loads share. Locks are taken in the order shard, forest; the others alone.
+struct Inner {
+    table: Table,
+    log: Log,
+    engine: Arc<dyn Engine>,
+    identity: Arc<IdentityFile>,
+    mint: Mint,
+    quarantine: Quarantine,
+    /// The trees of what the engine holds; changed together with an entry's `base_leaf`, under its shard's lock.
+    forest: Mutex<Forest>,
+    /// Q: a power of two.
+    partitions: u32,
+    /// Nothing is taken any more; the drain writes down what is left.
+    closing: AtomicBool,
+    /// Rung when the drain has something to do.
+    wake: Bell,
+    /// Partitions in which damage was found: the drain rebuilds their kept trees without it. At most Q.
+    heal: Mutex<BTreeSet<u32>>,
+    drains: AtomicU64,
+    /// When the flush that runs began, by the drain's clock; 0: none runs.
+    flush_began_ms: AtomicU64,
+    /// Highest durable log sequence heard of other stores; goes into checkpoints.
+    heard: Mutex<BTreeMap<u64, u64>>,
+}
+
+/// Figures of a store, for metrics and for the tracker of layout changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Keys that the engine holds, tombstones included.
+    pub keys: u64,
+    /// Memory that the table takes.
+    pub table_bytes: usize,
+    /// The part of it that the engine does not hold yet.
+    pub dirty_bytes: usize,
+    /// The newest log sequence.
+    pub last_sequence: u64,
+    /// The newest one that is on stable storage.
+    pub durable_sequence: u64,
+    /// Keys (or whole partitions) in quarantine.
+    pub quarantined: usize,
+    /// Drains finished since the start.
+    pub drains: u64,
+    /// Since when the engine has been flushing, in ms by the drain's clock; 0: it is not.
+    pub flush_began_ms: u64,
+}
+
+impl Store {
+    /// Looks a key up in memory.
+    pub fn read(&self, key: &Key) -> Read {
+        let found = self.inner.table.lock_key(key).touch(key).and_then(|entry| entry.slot.whole().cloned());
+        match found {
+            Some(record) => Read::Found(record),
+            None if self.inner.is_quarantined(key) => Read::Quarantined,
+            None => Read::Miss,
+        }
+    }
+
+    /// Tells how far the log is on stable storage.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.inner.log.durable()
+    }
+
+    /// The actor whose dots this store mints.
+    pub fn actor(&self) -> ActorId {
+        self.inner.mint.last().0
+    }
+
+    /// Replaces the actor: gossip knows it at a higher counter than this store remembers (a copied or restored
+    /// directory).
+    pub fn replace_actor(&self) -> ActorId {
+        self.inner.mint.rotate()
+    }
+
+    /// The store's identity file.
+    pub fn identity(&self) -> &Arc<IdentityFile> {
+        &self.inner.identity
+    }
+
+    /// Q, the number of partitions.
+    pub fn partitions(&self) -> u32 {
+        self.inner.partitions
+    }
+
+    /// The partition of a token.
+    pub fn partition_of(&self, token: u64) -> u32 {
+        self.inner.partition_of(token)
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> StoreStats {
+        let inner = &*self.inner;
+        StoreStats {
+            keys: inner.forest().keys(),
+            table_bytes: inner.table.bytes(),
+            dirty_bytes: inner.table.dirty_bytes(),
+            last_sequence: inner.log.last(),
+            durable_sequence: inner.log.durable_now(),
+            quarantined: inner.quarantine.len(),
+            drains: inner.drains.load(Ordering::Relaxed),
+            flush_began_ms: inner.flush_began_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The partitions that this store may lack something of, ascending; they count neither toward R nor a not-found.
+    pub fn unsynced(&self) -> Vec<u32> {
+        let identity = self.inner.identity.current();
+        (0..self.inner.partitions).filter(|partition| identity.unsynced.contains(*partition)).collect()
+    }
+
+    /// Says durably whether a partition is synced. Synced also ends the quarantine of its keys: every other owner's
+    /// copy was merged.
+    ///
+    /// # Errors
+    /// [`SlotError`]: nobody knows which of the two is on disk; the process has to end.
+    pub fn set_synced(&self, partition: u32, synced: bool) -> Result<(), SlotError> {
+        let inner = &*self.inner;
+        inner.identity.update(|identity| identity.unsynced.set(partition, inner.partitions, !synced))?;
+        if synced {
+            inner.quarantine.release_partition(partition, |token| inner.partition_of(token));
+        }
+        Ok(())
+    }
+
+    /// Keys in quarantine, to be fetched from their other owners.
+    pub fn quarantined(&self) -> Vec<Key> {
+        self.inner.quarantine.keys()
+    }
+
+    /// Ends a key's quarantine: the copies of all its other owners were merged here.
+    pub fn release_quarantine(&self, key: &Key) -> bool {
+        self.inner.quarantine.release(key)
+    }
+
+    /// Keeps the highest durable log sequence heard of another store, for the next checkpoint.
+    pub fn hear(&self, store_id: u64, durable_sequence: u64) {
+        let mut heard = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = heard.entry(store_id).or_default();
+        *entry = durable_sequence.max(*entry);
+    }
+
+    /// Takes nothing more from now on. The drain writes down what is left and then reports
+    /// [`DrainStep::Closed`]; the log's writer must go on until it does.
+    pub fn close(&self) {
+        self.inner.closing.store(true, Ordering::Release);
+        self.inner.wake.notify();
+    }
+
+    /// Rung when the drain has something to do.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.inner.wake
+    }
+}
+
+impl Inner {
+    fn partition_of(&self, token: u64) -> u32 {
+        partition_of(token, self.partitions)
+    }
+
+    fn is_quarantined(&self, key: &Key) -> bool {
+        self.quarantine.contains(key, self.partition_of(key.token()))
+    }
+
+    fn forest(&self) -> MutexGuard<'_, Forest> {
+        self.forest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The record of a key of which nothing is stored.
+    fn nothing(&self, key: &Key) -> Arc<Record> {
+        Arc::new(Record::new(key, Object::empty()))
+    }
+}
+
+/// The top log2(`partitions`) bits of a token.
+fn partition_of(token: u64, partitions: u32) -> u32 {
+    (u128::from(token) * u128::from(partitions) >> 64) as u32
+}

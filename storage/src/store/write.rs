@@ -1,0 +1,245 @@
+//! Changes: a coordinator's write, a peer's copy, an erasure. Each is one lock, one log record, one entry. Keeps
+//! I2: log order is apply order, a dot is minted under its key's lock on a whole base, and once logged.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::Slot;
+use super::shard::Shard;
+use super::{Inner, Store};
+use crate::codec;
+use crate::key::Key;
+use crate::record::Record;
+use crate::version::{Dot, NewPayload, Object, Payload, Sibling, Write};
+
+/// What a coordinator judges before it mints (replicas never do: they take whatever was acknowledged elsewhere).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteLimits {
+    /// Siblings that an object may have after the write.
+    pub siblings_max: usize,
+    /// Bytes that an object may have after the write.
+    pub object_bytes_max: usize,
+}
+
+impl Default for WriteLimits {
+    fn default() -> Self {
+        Self { siblings_max: 64, object_bytes_max: 4 << 20 }
+    }
+}
+
+/// What became of a coordinator's write.
+#[derive(Debug, Clone)]
+pub enum Written {
+    /// It is in the log's queue and in the table.
+    Applied {
+        /// The object with the write in it, for the other owners.
+        record: Arc<Record>,
+        /// The event that it is.
+        dot: Dot,
+        /// Its log sequence: durable here once [`Store::durable`] reaches it.
+        sequence: u64,
+        /// Siblings that read as values now.
+        live_siblings: usize,
+    },
+    /// The request was applied before; nothing changed. To be sent to the other owners again all the same.
+    Repeated {
+        /// The object as it is.
+        record: Arc<Record>,
+        /// The log sequence to wait for; 0 is durable.
+        sequence: u64,
+        /// Siblings that read as values now.
+        live_siblings: usize,
+    },
+    /// The base is not in memory: [`Store::load`] it, then write again. Nothing changed.
+    Miss,
+}
+
+/// Why a write was refused. Nothing changed and no dot was minted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteRefused {
+    /// The object would have more siblings than it may.
+    #[error("the object would have {count} siblings, more than {max}; write with the context of a read to replace them")]
+    TooManySiblings {
+        /// Siblings that it would have.
+        count: usize,
+        /// Siblings that it may have.
+        max: usize,
+    },
+    /// The object would be larger than it may.
+    #[error("the object would have {bytes} bytes, more than {max}")]
+    ObjectTooLarge {
+        /// Bytes that it would have.
+        bytes: usize,
+        /// Bytes that it may have.
+        max: usize,
+    },
+    /// No room for more, for now.
+    #[error(transparent)]
+    Full(#[from] StoreFull),
+    /// The key's record on disk failed its verification and waits for repair from the other owners.
+    #[error("the key's record is damaged here and waits for repair")]
+    Quarantined,
+}
+
+/// Why the store takes no change now. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreFull {
+    /// The table holds as much as it may that the engine does not hold yet.
+    #[error("the memory table is full until the next drain ends")]
+    Table,
+    /// The log's queue, or its segments on disk, are at their limit.
+    #[error("the commit log has no room for more")]
+    Log,
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closing,
+}
+
+impl Store {
+    /// Applies a client's write at its coordinator: mints a dot on the whole base, logs, and puts into the table.
+    /// Judging `if_absent` is the coordinator's job.
+    ///
+    /// What the key and the write hold is kept: give copies, not slices of a receive buffer.
+    ///
+    /// # Errors
+    /// [`WriteRefused`]; nothing changed then.
+    pub fn write(&self, key: &Key, write: &Write, now_ms: u64, limits: &WriteLimits) -> Result<Written, WriteRefused> {
+        let inner = &*self.inner;
+        let mut shard = inner.table.lock_key(key);
+        let Some((base, last)) = shard.touch(key).and_then(|e| Some((Arc::clone(e.slot.whole()?), e.sequence))) else {
+            drop(shard);
+            return if inner.is_quarantined(key) { Err(WriteRefused::Quarantined) } else { Ok(Written::Miss) };
+        };
+        if base.object().find(write.request).is_some() {
+            let live_siblings = base.object().live_count(now_ms);
+            return Ok(Written::Repeated { record: base, sequence: last, live_siblings });
+        }
+        inner.check_room()?;
+        check_limits(base.object(), write, limits)?;
+        let dot = inner.mint_for(base.object(), write);
+        let record = Arc::new(Record::new(key, base.object().write(write, dot, now_ms)));
+        let sequence = inner.log_and_put(&mut shard, key, Slot::Whole(Arc::clone(&record)));
+        drop(shard);
+        inner.after_change();
+        let live_siblings = record.object().live_count(now_ms);
+        Ok(Written::Applied { record, dot, sequence, live_siblings })
+    }
+
+    /// Merges a copy that another store sent. Never reads the engine, and judges no limit of objects: an acknowledged
+    /// write is never refused by a replica. Returns the log sequence that makes it durable here (0: it is already).
+    ///
+    /// What the key and the object hold is kept: give copies, not slices of a receive buffer.
+    ///
+    /// # Errors
+    /// [`StoreFull`]; nothing changed then.
+    pub fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
+        let inner = &*self.inner;
+        let mut shard = inner.table.lock_key(key);
+        let slot = match shard.touch(key) {
+            None => Slot::Operand(Arc::new(Record::new(key, object))),
+            Some(entry) => {
+                let held = entry.slot.record();
+                let record = Record::new(key, held.object().clone().merge(object));
+                if record.leaf() == held.leaf() && record.object() == held.object() {
+                    return Ok(entry.sequence);
+                }
+                entry.slot.with(Arc::new(record))
+            }
+        };
+        inner.check_room()?;
+        let sequence = inner.log_and_put(&mut shard, key, slot);
+        drop(shard);
+        inner.after_change();
+        Ok(sequence)
+    }
+
+    /// Forgets a key: its rows go with the next drain. For reaping and for partitions that are acquired anew; a delete is
+    /// a [`write`](Self::write) of a tombstone. Returns the log sequence that makes it durable.
+    ///
+    /// # Errors
+    /// [`StoreFull`]; nothing changed then.
+    pub fn erase(&self, key: &Key) -> Result<u64, StoreFull> {
+        let inner = &*self.inner;
+        let mut shard = inner.table.lock_key(key);
+        inner.check_room()?;
+        let sequence = inner.log.append(|buffer| codec::encode_erase(key, buffer));
+        inner.put(&mut shard, key, Slot::Whole(inner.nothing(key)), sequence);
+        inner.quarantine.release(key);
+        drop(shard);
+        inner.after_change();
+        Ok(sequence)
+    }
+}
+
+impl Inner {
+    /// Refuses what would not fit. To be asked under the shard's lock, so that nothing slips past a close.
+    fn check_room(&self) -> Result<(), StoreFull> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(StoreFull::Closing);
+        }
+        if self.table.is_full() {
+            return Err(StoreFull::Table);
+        }
+        if !self.log.has_room() {
+            return Err(StoreFull::Log);
+        }
+        Ok(())
+    }
+
+    /// Mints the dot of a write. That somebody has seen a coming dot means that this directory is a copy, or was
+    /// restored: such an actor mints no more.
+    fn mint_for(&self, base: &Object, write: &Write) -> Dot {
+        let dot = self.mint.dot();
+        if base.is_fresh(write, dot) {
+            return dot;
+        }
+        let actor = self.mint.rotate();
+        tracing::error!(?dot, ?actor, "a dot of this store was seen before it was minted; the actor is replaced");
+        self.mint.dot()
+    }
+
+    fn log_and_put(&self, shard: &mut Shard, key: &Key, slot: Slot) -> u64 {
+        let sequence = self.log.append(|buffer| codec::encode_object(key, slot.record(), buffer));
+        self.put(shard, key, slot, sequence);
+        sequence
+    }
+
+    /// Puts what was logged as `sequence`.
+    pub(super) fn put(&self, shard: &mut Shard, key: &Key, slot: Slot, sequence: u64) {
+        let (before, after) = shard.write(key, slot, sequence);
+        self.table.account(before, after);
+    }
+
+    /// What is due once the shard's lock is released.
+    fn after_change(&self) {
+        self.table.make_room();
+        if self.table.dirty_bytes() >= self.table.budget() / 2 {
+            self.wake.notify();
+        }
+    }
+}
+
+/// Judges the object that `write` would make of `base`, before any dot is minted.
+fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<(), WriteRefused> {
+    let stays = |s: &&Sibling| !write.context.as_ref().is_some_and(|context| context.covers(s.dot));
+    let count = base.siblings().iter().filter(stays).count() + 1;
+    if count > limits.siblings_max {
+        return Err(WriteRefused::TooManySiblings { count, max: limits.siblings_max });
+    }
+    // A delete adds no bytes, and is the way out of an object that merges made too large.
+    let NewPayload::Value(value) = &write.payload else { return Ok(()) };
+    let gone: usize = base.siblings().iter().filter(|s| !stays(s)).map(stored_bytes).sum();
+    let bytes = base.byte_len().saturating_sub(gone) + value.len();
+    if bytes > limits.object_bytes_max {
+        return Err(WriteRefused::ObjectTooLarge { bytes, max: limits.object_bytes_max });
+    }
+    Ok(())
+}
+
+fn stored_bytes(sibling: &Sibling) -> usize {
+    let values = match &sibling.payload {
+        Payload::Value(value) => std::slice::from_ref(value),
+        Payload::Tombstone { kept } => kept.as_slice(),
+    };
+    values.iter().filter_map(|value| value.bytes()).map(|bytes| bytes.len()).sum()
+}
