@@ -25,8 +25,9 @@ impl Store {
         let inner = &*self.inner;
         let (first, last) = token_range(partition, inner.partitions);
         // All shards of the partition at once, so that entries and kept tree belong together.
-        let shards: Vec<_> =
-            (Table::shard_of(first)..=Table::shard_of(last)).map(|shard| inner.table.lock(shard)).collect();
+        let shards: Vec<_> = (Table::shard_of(first)..=Table::shard_of(last))
+            .map(|shard| inner.table.lock(shard))
+            .collect();
         debug_assert!(shards.len() <= SHARDS);
         let mut tree = inner.forest().tree(partition).clone();
         let mut unfolded = Vec::new();
@@ -35,9 +36,13 @@ impl Store {
                 continue;
             }
             match (entry.slot.whole(), entry.base_leaf) {
-                (Some(record), Some(base)) => tree.apply(bucket_of(key.token(), inner.partitions), base, record.leaf()),
-                // A placeholder, or a clean copy of a quarantined key: the engine's leaf stands.
-                (None, _) if entry.dirty == 0 => {}
+                (Some(record), Some(base)) => tree.apply(
+                    bucket_of(key.token(), inner.partitions),
+                    base,
+                    record.leaf(),
+                ),
+                // A placeholder, or a key in quarantine: the engine's leaf stands.
+                (None, _) if entry.dirty == 0 || inner.is_quarantined(key) => {}
                 _ => unfolded.push(key.clone()),
             }
         }
@@ -47,7 +52,10 @@ impl Store {
 
 /// First and last token of a partition.
 pub(super) fn token_range(partition: u32, partitions: u32) -> (u64, u64) {
-    assert!(partition < partitions, "there is no partition {partition} of {partitions}");
+    assert!(
+        partition < partitions,
+        "there is no partition {partition} of {partitions}"
+    );
     let width = (1_u128 << 64) / u128::from(partitions);
     let first = u128::from(partition) * width;
     ((first as u64), (first + width - 1) as u64)

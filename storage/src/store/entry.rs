@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::key::Key;
 use crate::record::Record;
 
 /// Bytes that an entry costs beside its key and its record: map slot, index, two allocations.
@@ -66,7 +65,15 @@ pub(super) struct Entry {
 impl Entry {
     /// An entry that the engine is not ahead of.
     pub(super) fn clean(slot: Slot, base_leaf: Option<u64>) -> Self {
-        Self { slot, dirty: 0, frozen: None, base_leaf, sequence: 0, pins: 0, referenced: true }
+        Self {
+            slot,
+            dirty: 0,
+            frozen: None,
+            base_leaf,
+            sequence: 0,
+            pins: 0,
+            referenced: true,
+        }
     }
 
     /// The value that the freeze `generation` takes, if it takes this entry.
@@ -84,8 +91,14 @@ impl Entry {
     /// What this entry weighs under a key of `key_bytes`.
     pub(super) fn weight(&self, key_bytes: usize) -> Weight {
         let own = ENTRY_OVERHEAD_BYTES + key_bytes + self.slot.record().weight();
-        let frozen = self.frozen.as_ref().map_or(0, |slot| slot.record().weight());
-        Weight { all: own + frozen, dirty: frozen + if self.dirty == 0 { 0 } else { own } }
+        let frozen = self
+            .frozen
+            .as_ref()
+            .map_or(0, |slot| slot.record().weight());
+        Weight {
+            all: own + frozen,
+            dirty: frozen + if self.dirty == 0 { 0 } else { own },
+        }
     }
 }
 

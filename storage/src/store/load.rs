@@ -51,7 +51,11 @@ impl Inner {
         let quarantined = self.is_quarantined(key);
         let mut shard = self.table.lock_key(key);
         match shard.touch(key) {
-            Some(Entry { slot: Slot::Whole(record), base_leaf: Some(_), .. }) => {
+            Some(Entry {
+                slot: Slot::Whole(record),
+                base_leaf: Some(_),
+                ..
+            }) => {
                 return Some(Read::Found(Arc::clone(record)));
             }
             _ if quarantined => return Some(Read::Quarantined),
@@ -59,7 +63,10 @@ impl Inner {
                 self.table.change(&mut shard, key, |entry| entry.pins += 1);
             }
             None => {
-                let placeholder = Entry { pins: 1, ..Entry::clean(Slot::Operand(self.nothing(key)), None) };
+                let placeholder = Entry {
+                    pins: 1,
+                    ..Entry::clean(Slot::Operand(self.nothing(key)), None)
+                };
                 self.table.insert_clean(&mut shard, key, placeholder);
             }
         }
@@ -67,7 +74,11 @@ impl Inner {
     }
 
     /// Folds what the engine holds with what the entry has become, and unpins it.
-    fn end_load(&self, key: &Key, stored: Result<Stored, EngineError>) -> Result<Read, EngineError> {
+    fn end_load(
+        &self,
+        key: &Key,
+        stored: Result<Stored, EngineError>,
+    ) -> Result<Read, EngineError> {
         let record = match stored {
             Ok(Stored::Record(record)) => Some(Arc::new(record)),
             Ok(Stored::Nothing) => None,
@@ -85,7 +96,9 @@ impl Inner {
         self.table.change(&mut shard, key, |entry| {
             entry.pins -= 1;
             // Known already: then the drain has written since the engine was read.
-            entry.base_leaf.get_or_insert(record.as_ref().map_or(0, |record| record.leaf()));
+            entry
+                .base_leaf
+                .get_or_insert(record.as_ref().map_or(0, |record| record.leaf()));
             if let Slot::Operand(operand) = &entry.slot {
                 entry.slot = Slot::Whole(fold(key, record.as_ref(), operand));
             }
@@ -98,7 +111,9 @@ impl Inner {
     fn abandon_load(&self, key: &Key) {
         let mut shard = self.table.lock_key(key);
         self.table.change(&mut shard, key, |entry| entry.pins -= 1);
-        if shard.get(key).is_some_and(|entry| entry.slot.whole().is_none())
+        if shard
+            .get(key)
+            .is_some_and(|entry| entry.slot.whole().is_none())
             && let Some((weight, _)) = shard.remove(key)
         {
             self.table.account(weight, Default::default());
@@ -112,11 +127,21 @@ impl Inner {
         if !self.quarantine.add(key, partition) {
             return;
         }
-        self.heal.lock().unwrap_or_else(PoisonError::into_inner).insert(partition);
+        self.heal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(partition);
         self.wake.notify();
         let actor = self.mint.rotate();
-        tracing::error!(?key, partition, ?actor, "a record failed its verification and is quarantined");
-        let marked = self.identity.update(|identity| identity.unsynced.set(partition, self.partitions, true));
+        tracing::error!(
+            ?key,
+            partition,
+            ?actor,
+            "a record failed its verification and is quarantined"
+        );
+        let marked = self
+            .identity
+            .update(|identity| identity.unsynced.set(partition, self.partitions, true));
         if let Err(error) = marked {
             // In memory the key stays quarantined; the next start finds the damage by the partition's root.
             tracing::error!(%error, partition, "could not mark the partition unsynced");
@@ -128,9 +153,10 @@ impl Inner {
     /// Notes durably that the engine failed, so that the next start sets it aside. The process has to end.
     pub(super) fn engine_failed(&self, error: &EngineError) {
         tracing::error!(%error, "the storage engine failed; it will be set aside at the next start");
-        if let Err(error) = self.identity.update(|identity| identity.set_aside = true) {
-            tracing::error!(%error, "could not note that the engine failed");
+        if let Err(unnoted) = self.identity.update(|identity| identity.set_aside = true) {
+            tracing::error!(error = %unnoted, "could not note that the engine failed");
         }
+        let _ = self.engine_failure.set(error.clone());
     }
 }
 
@@ -139,8 +165,9 @@ pub(super) fn fold(key: &Key, under: Option<&Arc<Record>>, operand: &Arc<Record>
     match under {
         None => Arc::clone(operand),
         Some(under) if operand.object().is_empty() => Arc::clone(under),
-        Some(under) => {
-            Arc::new(Record::new(key, under.object().clone().merge(operand.object().clone())))
-        }
+        Some(under) => Arc::new(Record::new(
+            key,
+            under.object().clone().merge(operand.object().clone()),
+        )),
     }
 }

@@ -22,14 +22,23 @@ pub(super) struct Mint {
 
 impl Mint {
     pub(super) fn new(actor: ActorId, counter: u64, chance: Chance) -> Self {
-        Self { state: Mutex::new(State { actor, counter, chance }) }
+        Self {
+            state: Mutex::new(State {
+                actor,
+                counter,
+                chance,
+            }),
+        }
     }
 
     /// A dot that no other call got or gets. To be called under the lock of the key that it is for.
     pub(super) fn dot(&self) -> Dot {
         let mut state = self.lock();
         state.counter += 1;
-        Dot { actor: state.actor, counter: state.counter }
+        Dot {
+            actor: state.actor,
+            counter: state.counter,
+        }
     }
 
     /// The actor and the last counter that it minted.
@@ -44,6 +53,11 @@ impl Mint {
         state.actor = ActorId((state.chance)());
         state.counter = 0;
         state.actor
+    }
+
+    /// A fresh random number.
+    pub(super) fn chance(&self) -> u64 {
+        (self.lock().chance)()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -66,10 +80,28 @@ mod tests {
                 next
             }),
         );
-        assert_eq!(mint.dot(), Dot { actor: ActorId(1), counter: 8 });
-        assert_eq!(mint.dot(), Dot { actor: ActorId(1), counter: 9 });
+        assert_eq!(
+            mint.dot(),
+            Dot {
+                actor: ActorId(1),
+                counter: 8
+            }
+        );
+        assert_eq!(
+            mint.dot(),
+            Dot {
+                actor: ActorId(1),
+                counter: 9
+            }
+        );
         assert_eq!(mint.rotate(), ActorId(101));
-        assert_eq!(mint.dot(), Dot { actor: ActorId(101), counter: 1 });
+        assert_eq!(
+            mint.dot(),
+            Dot {
+                actor: ActorId(101),
+                counter: 1
+            }
+        );
         assert_eq!(mint.last(), (ActorId(101), 1));
     }
 }

@@ -29,16 +29,16 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
 pub use digest::PartitionTree;
-pub use drain::{DrainFailed, DrainStep, Drainer};
+pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
-pub use recovery::{OpenError, OpenReport, Opened, StoreConfig, StoreParts};
+pub use recovery::{OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts};
 pub use scan::{SCAN_KEYS_MAX, ScanPage};
 pub use table::TABLE_BYTES_DEFAULT;
 pub use write::{StoreFull, WriteLimits, WriteRefused, Written};
@@ -47,7 +47,8 @@ use self::mint::Mint;
 use self::quarantine::Quarantine;
 use self::table::Table;
 use self::wake::Bell;
-use crate::engine::Engine;
+use crate::disk::DirectoryLock;
+use crate::engine::{Engine, EngineError};
 use crate::identity::IdentityFile;
 use crate::key::Key;
 use crate::log::Log;
@@ -83,8 +84,12 @@ struct Inner {
     drains: AtomicU64,
     /// When the flush that runs began, by the drain's clock; 0: none runs.
     flush_began_ms: AtomicU64,
+    /// The first failure of the engine.
+    engine_failure: OnceLock<EngineError>,
     /// Highest durable log sequence heard of other stores; goes into checkpoints.
     heard: Mutex<BTreeMap<u64, u64>>,
+    /// Keeps other processes off the directory.
+    _lock: DirectoryLock,
 }
 
 /// Figures of a store, for metrics and for the tracker of layout changes.
@@ -111,7 +116,12 @@ pub struct StoreStats {
 impl Store {
     /// Looks a key up in memory.
     pub fn read(&self, key: &Key) -> Read {
-        let found = self.inner.table.lock_key(key).touch(key).and_then(|entry| entry.slot.whole().cloned());
+        let found = self
+            .inner
+            .table
+            .lock_key(key)
+            .touch(key)
+            .and_then(|entry| entry.slot.whole().cloned());
         match found {
             Some(record) => Read::Found(record),
             None if self.inner.is_quarantined(key) => Read::Quarantined,
@@ -168,7 +178,9 @@ impl Store {
     /// The partitions that this store may lack something of, ascending; they count neither toward R nor a not-found.
     pub fn unsynced(&self) -> Vec<u32> {
         let identity = self.inner.identity.current();
-        (0..self.inner.partitions).filter(|partition| identity.unsynced.contains(*partition)).collect()
+        (0..self.inner.partitions)
+            .filter(|partition| identity.unsynced.contains(*partition))
+            .collect()
     }
 
     /// Says durably whether a partition is synced. Synced also ends the quarantine of its keys: every other owner's
@@ -178,9 +190,13 @@ impl Store {
     /// [`SlotError`]: nobody knows which of the two is on disk; the process has to end.
     pub fn set_synced(&self, partition: u32, synced: bool) -> Result<(), SlotError> {
         let inner = &*self.inner;
-        inner.identity.update(|identity| identity.unsynced.set(partition, inner.partitions, !synced))?;
+        inner
+            .identity
+            .update(|identity| identity.unsynced.set(partition, inner.partitions, !synced))?;
         if synced {
-            inner.quarantine.release_partition(partition, |token| inner.partition_of(token));
+            inner
+                .quarantine
+                .release_partition(partition, |token| inner.partition_of(token));
         }
         Ok(())
     }
@@ -197,7 +213,11 @@ impl Store {
 
     /// Keeps the highest durable log sequence heard of another store, for the next checkpoint.
     pub fn hear(&self, store_id: u64, durable_sequence: u64) {
-        let mut heard = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self
+            .inner
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = heard.entry(store_id).or_default();
         *entry = durable_sequence.max(*entry);
     }
@@ -207,6 +227,16 @@ impl Store {
     pub fn close(&self) {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.wake.notify();
+    }
+
+    /// How the engine failed, if it did: the process has to end. The identity file says so already.
+    pub fn engine_failure(&self) -> Option<EngineError> {
+        self.inner.engine_failure.get().cloned()
+    }
+
+    /// Since when the engine has been flushing, in ms by the drain's clock; 0: it is not.
+    pub(crate) fn flush_began_ms(&self) -> u64 {
+        self.inner.flush_began_ms.load(Ordering::Relaxed)
     }
 
     /// Rung when the drain has something to do.
@@ -221,7 +251,8 @@ impl Inner {
     }
 
     fn is_quarantined(&self, key: &Key) -> bool {
-        self.quarantine.contains(key, self.partition_of(key.token()))
+        self.quarantine
+            .contains(key, self.partition_of(key.token()))
     }
 
     fn forest(&self) -> MutexGuard<'_, Forest> {

@@ -58,7 +58,8 @@ impl Quarantine {
     pub(super) fn release_partition(&self, partition: u32, partition_of: impl Fn(u64) -> u32) {
         self.update(|set| {
             set.partitions.remove(&partition);
-            set.keys.retain(|key| partition_of(key.token()) != partition);
+            set.keys
+                .retain(|key| partition_of(key.token()) != partition);
         });
     }
 
@@ -75,7 +76,8 @@ impl Quarantine {
     fn update<T>(&self, update: impl FnOnce(&mut Set) -> T) -> T {
         let mut set = self.lock();
         let result = update(&mut set);
-        self.len.store(set.keys.len() + set.partitions.len(), Ordering::Release);
+        self.len
+            .store(set.keys.len() + set.partitions.len(), Ordering::Release);
         result
     }
 

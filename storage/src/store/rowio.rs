@@ -46,7 +46,9 @@ impl From<EngineError> for Unread {
 /// Reads and verifies a key's record.
 pub(super) fn read(engine: &dyn Engine, key: &Key) -> Result<Stored, EngineError> {
     let head_key = rows::head_key(key);
-    let Some(mut head) = engine.get(&head_key)? else { return Ok(Stored::Nothing) };
+    let Some(mut head) = engine.get(&head_key)? else {
+        return Ok(Stored::Nothing);
+    };
     for _ in 0..READ_TRIES_MAX {
         if let Some(record) = decode(engine, key, head.clone())? {
             return Ok(Stored::Record(record));
@@ -65,8 +67,16 @@ pub(super) fn read(engine: &dyn Engine, key: &Key) -> Result<Stored, EngineError
 ///
 /// A record of a newer format counts as damage here: a directory's format is that of its checkpoint, which a newer release
 /// raises together with the records'.
-pub(super) fn decode(engine: &dyn Engine, key: &Key, head: Bytes) -> Result<Option<Record>, EngineError> {
-    let fetch = |name, chunk| engine.get(&rows::chunk_key(key, name, chunk)).map_err(Unread::from);
+pub(super) fn decode(
+    engine: &dyn Engine,
+    key: &Key,
+    head: Bytes,
+) -> Result<Option<Record>, EngineError> {
+    let fetch = |name, chunk| {
+        engine
+            .get(&rows::chunk_key(key, name, chunk))
+            .map_err(Unread::from)
+    };
     match rows::join(head, fetch) {
         Ok(encoded) => Ok(codec::decode_record(key, &encoded, true).ok()),
         Err(Unread::Damaged) => Ok(None),
@@ -84,7 +94,12 @@ pub(super) fn split_of(head: Bytes) -> Option<Split> {
 
 /// Replaces a key's record: new chunk rows, then the head row, then the old chunk rows out. An empty record removes the
 /// key: head first, so that no head ever names what is gone.
-pub(super) fn replace(engine: &dyn Engine, key: &Key, record: &Record, buffer: &mut Vec<u8>) -> Result<(), EngineError> {
+pub(super) fn replace(
+    engine: &dyn Engine,
+    key: &Key,
+    record: &Record,
+    buffer: &mut Vec<u8>,
+) -> Result<(), EngineError> {
     if record.object().is_empty() {
         let old = engine.remove(&rows::head_key(key))?;
         return remove_chunks(engine, key, old, None);
@@ -104,8 +119,15 @@ pub(super) fn replace(engine: &dyn Engine, key: &Key, record: &Record, buffer: &
 }
 
 /// Removes the chunk rows of a replaced head, unless the new head names the same.
-fn remove_chunks(engine: &dyn Engine, key: &Key, old: Option<Bytes>, new: Option<Split>) -> Result<(), EngineError> {
-    let Some(old) = old.and_then(split_of) else { return Ok(()) };
+fn remove_chunks(
+    engine: &dyn Engine,
+    key: &Key,
+    old: Option<Bytes>,
+    new: Option<Split>,
+) -> Result<(), EngineError> {
+    let Some(old) = old.and_then(split_of) else {
+        return Ok(());
+    };
     if new.is_some_and(|new| new.name == old.name) {
         return Ok(());
     }
@@ -118,10 +140,14 @@ fn remove_chunks(engine: &dyn Engine, key: &Key, old: Option<Bytes>, new: Option
 /// Reads the `applied` row.
 pub(super) fn applied(engine: &dyn Engine) -> Result<Option<u64>, EngineError> {
     let row = engine.get(APPLIED_ROW)?;
-    Ok(row.and_then(|row| row[..].try_into().ok()).map(u64::from_be_bytes))
+    Ok(row
+        .and_then(|row| row[..].try_into().ok())
+        .map(u64::from_be_bytes))
 }
 
 /// Writes the `applied` row.
 pub(super) fn set_applied(engine: &dyn Engine, sequence: u64) -> Result<(), EngineError> {
-    engine.insert(APPLIED_ROW, &sequence.to_be_bytes()).map(drop)
+    engine
+        .insert(APPLIED_ROW, &sequence.to_be_bytes())
+        .map(drop)
 }

@@ -72,8 +72,15 @@ impl Store {
         max_bytes: usize,
     ) -> Result<ScanPage, EngineError> {
         // Bytes that are no key sort as bytes all the same, but no client gets them: such a page starts at the token.
-        let after = after.and_then(|framed| Key::from_framed(first_token, Bytes::copy_from_slice(framed)).ok());
-        let result = self.inner.scan(first_token, after, last_token, max_keys.clamp(1, SCAN_KEYS_MAX), max_bytes);
+        let after = after
+            .and_then(|framed| Key::from_framed(first_token, Bytes::copy_from_slice(framed)).ok());
+        let result = self.inner.scan(
+            first_token,
+            after,
+            last_token,
+            max_keys.clamp(1, SCAN_KEYS_MAX),
+            max_bytes,
+        );
         result.inspect_err(|error| self.inner.engine_failed(error))
     }
 }
@@ -88,8 +95,12 @@ impl Inner {
         max_keys: usize,
         max_bytes: usize,
     ) -> Result<ScanPage, EngineError> {
-        let mut filling =
-            Filling { page: ScanPage::default(), last: None, keys_left: max_keys, bytes_left: max_bytes.max(1) };
+        let mut filling = Filling {
+            page: ScanPage::default(),
+            last: None,
+            keys_left: max_keys,
+            bytes_left: max_bytes.max(1),
+        };
         if first_token > last_token {
             return Ok(filling.page);
         }
@@ -120,7 +131,11 @@ impl Inner {
             .engine
             .range(&first_row, end_row.as_deref())
             .filter_map(|row| row.map(head_of).transpose())
-            .filter(|head| !head.as_ref().is_ok_and(|(key, _)| Some(key) == stretch.after.as_ref()))
+            .filter(|head| {
+                !head
+                    .as_ref()
+                    .is_ok_and(|(key, _)| Some(key) == stretch.after.as_ref())
+            })
             .peekable();
         while !filling.is_full() {
             let stored = match heads.peek() {
@@ -128,7 +143,12 @@ impl Inner {
                 Some(Ok((key, _))) => Some(key.clone()),
                 None => None,
             };
-            let Some(key) = stored.iter().chain(entries.peek().map(|(key, _)| key)).min().cloned() else {
+            let Some(key) = stored
+                .iter()
+                .chain(entries.peek().map(|(key, _)| key))
+                .min()
+                .cloned()
+            else {
                 return Ok(true);
             };
             if snapshot.end.as_ref().is_some_and(|end| key > *end) {
@@ -136,7 +156,9 @@ impl Inner {
             }
             let head = heads.next_if(|head| head.as_ref().is_ok_and(|(stored, _)| *stored == key));
             let head = head.transpose()?.map(|(_, head)| head);
-            let slot = entries.next_if(|(entry, _)| *entry == key).map(|(_, slot)| slot);
+            let slot = entries
+                .next_if(|(entry, _)| *entry == key)
+                .map(|(_, slot)| slot);
             self.scan_key(key, slot, head, filling)?;
         }
         Ok(false)
@@ -190,11 +212,17 @@ impl Inner {
 
     fn snapshot(&self, stretch: &Stretch) -> Snapshot {
         let shard = self.table.lock(Table::shard_of(stretch.first_token));
-        let mut entries: Vec<_> = shard.iter().filter(|(key, _)| stretch.contains(key)).collect();
+        let mut entries: Vec<_> = shard
+            .iter()
+            .filter(|(key, _)| stretch.contains(key))
+            .collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         let more = entries.len() > stretch.keys_max;
         entries.truncate(stretch.keys_max);
-        let entries: Vec<_> = entries.into_iter().map(|(key, entry)| (key.clone(), entry.slot.clone())).collect();
+        let entries: Vec<_> = entries
+            .into_iter()
+            .map(|(key, entry)| (key.clone(), entry.slot.clone()))
+            .collect();
         let end = entries.last().filter(|_| more).map(|(key, _)| key.clone());
         Snapshot { entries, end }
     }
@@ -202,7 +230,10 @@ impl Inner {
 
 impl Stretch {
     fn contains(&self, key: &Key) -> bool {
-        let begun = self.after.as_ref().map_or(key.token() >= self.first_token, |after| key > after);
+        let begun = self
+            .after
+            .as_ref()
+            .map_or(key.token() >= self.first_token, |after| key > after);
         begun && key.token() <= self.last_token
     }
 
@@ -212,7 +243,12 @@ impl Stretch {
             Some(after) => rows::head_key(after),
             None => self.first_token.to_be_bytes().to_vec(),
         };
-        (first, self.last_token.checked_add(1).map(|token| token.to_be_bytes().to_vec()))
+        (
+            first,
+            self.last_token
+                .checked_add(1)
+                .map(|token| token.to_be_bytes().to_vec()),
+        )
     }
 }
 

@@ -46,7 +46,12 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new() -> Self {
-        Self { entries: Entries::default(), generation: 1, dirty: Vec::new(), hand: 0 }
+        Self {
+            entries: Entries::default(),
+            generation: 1,
+            dirty: Vec::new(),
+            hand: 0,
+        }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
@@ -57,10 +62,6 @@ impl Shard {
         self.entries.iter()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Read access that tells the eviction hand.
     pub(super) fn touch(&mut self, key: &Key) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(key)?;
@@ -69,7 +70,11 @@ impl Shard {
     }
 
     /// Changes an entry that the caller knows to be there, other than by a write. Returns its weight before and after.
-    pub(super) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) -> Option<(Weight, Weight)> {
+    pub(super) fn change(
+        &mut self,
+        key: &Key,
+        change: impl FnOnce(&mut Entry),
+    ) -> Option<(Weight, Weight)> {
         let entry = self.entries.get_mut(key)?;
         let before = entry.weight(key.framed().len());
         change(entry);
@@ -88,7 +93,11 @@ impl Shard {
     pub(super) fn write(&mut self, key: &Key, slot: Slot, sequence: u64) -> (Weight, Weight) {
         let generation = self.generation;
         let Some(entry) = self.entries.get_mut(key) else {
-            let entry = Entry { dirty: generation, sequence, ..Entry::clean(slot, None) };
+            let entry = Entry {
+                dirty: generation,
+                sequence,
+                ..Entry::clean(slot, None)
+            };
             self.dirty.push(key.clone());
             return (Weight::default(), self.insert_clean(key, entry));
         };
@@ -119,18 +128,21 @@ impl Shard {
         Some((entry.weight(key.framed().len()), entry))
     }
 
-    /// Moves the eviction hand over up to `visits` entries and takes out those that nobody used since it last passed,
-    /// until they weigh `bytes`. Returns them, to be dropped off-lock.
+    /// Moves the eviction hand over up to `visits` entries, each at most once, and takes out those that nobody used
+    /// since it last passed, until they weigh `bytes`. Returns them, to be dropped off-lock.
     pub(super) fn evict(&mut self, visits: usize, bytes: usize) -> (usize, Vec<(Key, Entry)>) {
         let (mut freed, mut evicted) = (0, Vec::new());
-        for _ in 0..visits {
+        for _ in 0..visits.min(self.entries.len()) {
             if freed >= bytes || self.entries.is_empty() {
                 break;
             }
             if self.hand >= self.entries.len() {
                 self.hand = 0;
             }
-            let (key, entry) = self.entries.get_index_mut(self.hand).expect("the hand is within");
+            let (key, entry) = self
+                .entries
+                .get_index_mut(self.hand)
+                .expect("the hand is within");
             if entry.referenced || !entry.evictable() {
                 entry.referenced = false;
                 self.hand += 1;

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::entry::{Entry, Weight};
+use super::entry::{Entry, Slot, Weight};
 use super::shard::Shard;
 use crate::key::Key;
 
@@ -50,7 +50,9 @@ impl Table {
 
     pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
         // A panic under this lock is a bug of ours that ends the process; until then reads may go on.
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lock_key(&self, key: &Key) -> MutexGuard<'_, Shard> {
@@ -95,7 +97,13 @@ impl Table {
             }
             let shard = self.hand.fetch_add(1, Ordering::Relaxed) % SHARDS;
             let (freed, evicted) = self.lock(shard).evict(EVICT_VISITS_PER_SHARD, excess);
-            self.account(Weight { all: freed, dirty: 0 }, Weight::default());
+            self.account(
+                Weight {
+                    all: freed,
+                    dirty: 0,
+                },
+                Weight::default(),
+            );
             drop(evicted);
         }
     }
@@ -105,10 +113,23 @@ impl Table {
     pub(super) fn evict_all(&self) {
         for shard in 0..SHARDS {
             let mut shard = self.lock(shard);
-            let visits = shard.len() * 3;
-            let (freed, _) = shard.evict(visits, usize::MAX);
-            self.account(Weight { all: freed, dirty: 0 }, Weight::default());
+            for _ in 0..3 {
+                let (freed, _) = shard.evict(usize::MAX, usize::MAX);
+                self.account(
+                    Weight {
+                        all: freed,
+                        dirty: 0,
+                    },
+                    Weight::default(),
+                );
+            }
         }
+    }
+
+    /// Writes a slot that was logged as `sequence` into its (locked) shard.
+    pub(super) fn write(&self, shard: &mut Shard, key: &Key, slot: Slot, sequence: u64) {
+        let (before, after) = shard.write(key, slot, sequence);
+        self.account(before, after);
     }
 
     /// Puts a clean entry under a key that is not in the (locked) shard.
@@ -118,8 +139,15 @@ impl Table {
     }
 
     /// Changes an entry of the (locked) shard, other than by a write. False: it is not there.
-    pub(super) fn change(&self, shard: &mut Shard, key: &Key, change: impl FnOnce(&mut Entry)) -> bool {
-        let Some((before, after)) = shard.change(key, change) else { return false };
+    pub(super) fn change(
+        &self,
+        shard: &mut Shard,
+        key: &Key,
+        change: impl FnOnce(&mut Entry),
+    ) -> bool {
+        let Some((before, after)) = shard.change(key, change) else {
+            return false;
+        };
         self.account(before, after);
         true
     }

@@ -23,7 +23,10 @@ pub struct WriteLimits {
 
 impl Default for WriteLimits {
     fn default() -> Self {
-        Self { siblings_max: 64, object_bytes_max: 4 << 20 }
+        Self {
+            siblings_max: 64,
+            object_bytes_max: 4 << 20,
+        }
     }
 }
 
@@ -58,7 +61,9 @@ pub enum Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WriteRefused {
     /// The object would have more siblings than it may.
-    #[error("the object would have {count} siblings, more than {max}; write with the context of a read to replace them")]
+    #[error(
+        "the object would have {count} siblings, more than {max}; write with the context of a read to replace them"
+    )]
     TooManySiblings {
         /// Siblings that it would have.
         count: usize,
@@ -103,16 +108,33 @@ impl Store {
     ///
     /// # Errors
     /// [`WriteRefused`]; nothing changed then.
-    pub fn write(&self, key: &Key, write: &Write, now_ms: u64, limits: &WriteLimits) -> Result<Written, WriteRefused> {
+    pub fn write(
+        &self,
+        key: &Key,
+        write: &Write,
+        now_ms: u64,
+        limits: &WriteLimits,
+    ) -> Result<Written, WriteRefused> {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
-        let Some((base, last)) = shard.touch(key).and_then(|e| Some((Arc::clone(e.slot.whole()?), e.sequence))) else {
+        let Some((base, last)) = shard
+            .touch(key)
+            .and_then(|e| Some((Arc::clone(e.slot.whole()?), e.sequence)))
+        else {
             drop(shard);
-            return if inner.is_quarantined(key) { Err(WriteRefused::Quarantined) } else { Ok(Written::Miss) };
+            return if inner.is_quarantined(key) {
+                Err(WriteRefused::Quarantined)
+            } else {
+                Ok(Written::Miss)
+            };
         };
         if base.object().find(write.request).is_some() {
             let live_siblings = base.object().live_count(now_ms);
-            return Ok(Written::Repeated { record: base, sequence: last, live_siblings });
+            return Ok(Written::Repeated {
+                record: base,
+                sequence: last,
+                live_siblings,
+            });
         }
         inner.check_room()?;
         check_limits(base.object(), write, limits)?;
@@ -122,7 +144,12 @@ impl Store {
         drop(shard);
         inner.after_change();
         let live_siblings = record.object().live_count(now_ms);
-        Ok(Written::Applied { record, dot, sequence, live_siblings })
+        Ok(Written::Applied {
+            record,
+            dot,
+            sequence,
+            live_siblings,
+        })
     }
 
     /// Merges a copy that another store sent. Never reads the engine, and judges no limit of objects: an acknowledged
@@ -163,7 +190,9 @@ impl Store {
         let mut shard = inner.table.lock_key(key);
         inner.check_room()?;
         let sequence = inner.log.append(|buffer| codec::encode_erase(key, buffer));
-        inner.put(&mut shard, key, Slot::Whole(inner.nothing(key)), sequence);
+        inner
+            .table
+            .write(&mut shard, key, Slot::Whole(inner.nothing(key)), sequence);
         inner.quarantine.release(key);
         drop(shard);
         inner.after_change();
@@ -194,20 +223,20 @@ impl Inner {
             return dot;
         }
         let actor = self.mint.rotate();
-        tracing::error!(?dot, ?actor, "a dot of this store was seen before it was minted; the actor is replaced");
+        tracing::error!(
+            ?dot,
+            ?actor,
+            "a dot of this store was seen before it was minted; the actor is replaced"
+        );
         self.mint.dot()
     }
 
     fn log_and_put(&self, shard: &mut Shard, key: &Key, slot: Slot) -> u64 {
-        let sequence = self.log.append(|buffer| codec::encode_object(key, slot.record(), buffer));
-        self.put(shard, key, slot, sequence);
+        let sequence = self
+            .log
+            .append(|buffer| codec::encode_object(key, slot.record(), buffer));
+        self.table.write(shard, key, slot, sequence);
         sequence
-    }
-
-    /// Puts what was logged as `sequence`.
-    pub(super) fn put(&self, shard: &mut Shard, key: &Key, slot: Slot, sequence: u64) {
-        let (before, after) = shard.write(key, slot, sequence);
-        self.table.account(before, after);
     }
 
     /// What is due once the shard's lock is released.
@@ -221,17 +250,35 @@ impl Inner {
 
 /// Judges the object that `write` would make of `base`, before any dot is minted.
 fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<(), WriteRefused> {
-    let stays = |s: &&Sibling| !write.context.as_ref().is_some_and(|context| context.covers(s.dot));
+    let stays = |s: &&Sibling| {
+        !write
+            .context
+            .as_ref()
+            .is_some_and(|context| context.covers(s.dot))
+    };
     let count = base.siblings().iter().filter(stays).count() + 1;
     if count > limits.siblings_max {
-        return Err(WriteRefused::TooManySiblings { count, max: limits.siblings_max });
+        return Err(WriteRefused::TooManySiblings {
+            count,
+            max: limits.siblings_max,
+        });
     }
     // A delete adds no bytes, and is the way out of an object that merges made too large.
-    let NewPayload::Value(value) = &write.payload else { return Ok(()) };
-    let gone: usize = base.siblings().iter().filter(|s| !stays(s)).map(stored_bytes).sum();
-    let bytes = base.byte_len().saturating_sub(gone) + value.len();
+    let NewPayload::Value(value) = &write.payload else {
+        return Ok(());
+    };
+    let gone: usize = base
+        .siblings()
+        .iter()
+        .filter(|s| !stays(s))
+        .map(stored_bytes)
+        .sum();
+    let bytes = base.byte_len().saturating_sub(gone) + value.len() as usize;
     if bytes > limits.object_bytes_max {
-        return Err(WriteRefused::ObjectTooLarge { bytes, max: limits.object_bytes_max });
+        return Err(WriteRefused::ObjectTooLarge {
+            bytes,
+            max: limits.object_bytes_max,
+        });
     }
     Ok(())
 }
@@ -241,5 +288,9 @@ fn stored_bytes(sibling: &Sibling) -> usize {
         Payload::Value(value) => std::slice::from_ref(value),
         Payload::Tombstone { kept } => kept.as_slice(),
     };
-    values.iter().filter_map(|value| value.bytes()).map(|bytes| bytes.len()).sum()
+    values
+        .iter()
+        .filter_map(|value| value.bytes())
+        .map(|bytes| bytes.len())
+        .sum()
 }

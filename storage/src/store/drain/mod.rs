@@ -87,7 +87,10 @@ enum Stage {
     /// Works out what the engine shall hold.
     Fold(Folding),
     /// Waits for the intent to be durable.
-    AwaitIntent { intent: u64, inserting: Inserting },
+    AwaitIntent {
+        intent: u64,
+        inserting: Inserting,
+    },
     /// Changes the engine.
     Insert(Inserting),
     SetApplied(Inserting),
@@ -96,7 +99,12 @@ enum Stage {
     CommitCheckpoint(Inserting),
     /// Gives the log's segments up, then marks the entries clean.
     Release(Inserting),
-    Clean { changes: std::vec::IntoIter<Change>, generation: u64 },
+    Clean {
+        changes: std::vec::IntoIter<Change>,
+        generation: u64,
+    },
+    /// Makes a log segment ready, off the path of the writes.
+    TendLog,
     /// Writes the clean checkpoint into both slots.
     StageClean,
     CommitClean,
@@ -115,13 +123,18 @@ struct Frozen {
 }
 
 impl Drainer {
-    pub(super) fn new(inner: Arc<Inner>, checkpoint: CheckpointFile, boot_id: u64, applied: u64) -> Self {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        checkpoint: CheckpointFile,
+        boot_id: u64,
+        applied: u64,
+    ) -> Self {
         Self {
             inner,
             checkpoint,
             boot_id,
             applied,
-            stage: Stage::Idle,
+            stage: Stage::TendLog,
             dirty_since_ms: None,
             pace: Pace::default(),
         }
@@ -129,7 +142,9 @@ impl Drainer {
 
     /// The store that this drains.
     pub fn store(&self) -> Store {
-        Store { inner: Arc::clone(&self.inner) }
+        Store {
+            inner: Arc::clone(&self.inner),
+        }
     }
 
     /// Takes one step. `now_ms` is any clock that does not go back; it decides when a freeze is due and the pace,
@@ -152,10 +167,15 @@ impl Drainer {
                 let sequence = frozen.sequence;
                 self.go(Stage::AwaitFrozen(frozen), DrainStep::AwaitLog { sequence })
             }
-            Stage::AwaitFrozen(frozen) => self.worked(Stage::Fold(Folding::new(&self.inner, frozen))),
+            Stage::AwaitFrozen(frozen) => {
+                self.worked(Stage::Fold(Folding::new(&self.inner, frozen)))
+            }
             Stage::Fold(folding) => self.fold(folding),
             Stage::AwaitIntent { intent, inserting } if self.inner.log.durable_now() < intent => {
-                self.go(Stage::AwaitIntent { intent, inserting }, DrainStep::AwaitLog { sequence: intent })
+                self.go(
+                    Stage::AwaitIntent { intent, inserting },
+                    DrainStep::AwaitLog { sequence: intent },
+                )
             }
             Stage::AwaitIntent { inserting, .. } => self.worked(Stage::Insert(inserting)),
             Stage::Insert(inserting) => self.insert(inserting, now_ms),
@@ -164,7 +184,11 @@ impl Drainer {
             Stage::StageCheckpoint(inserting) => self.stage_checkpoint(inserting),
             Stage::CommitCheckpoint(inserting) => self.commit_checkpoint(inserting),
             Stage::Release(inserting) => self.release(inserting),
-            Stage::Clean { changes, generation } => self.clean(changes, generation),
+            Stage::Clean {
+                changes,
+                generation,
+            } => self.clean(changes, generation),
+            Stage::TendLog => self.tend_log(),
             Stage::StageClean => self.stage_clean(),
             Stage::CommitClean => self.commit_clean(),
             Stage::Closed => self.go(Stage::Closed, DrainStep::Closed),
@@ -183,15 +207,21 @@ impl Drainer {
         if dirty_bytes > 0 {
             self.dirty_since_ms.get_or_insert(now_ms);
         }
-        let old = self.dirty_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= FREEZE_AGE_MS_MAX);
+        let old = self
+            .dirty_since_ms
+            .is_some_and(|since| now_ms.saturating_sub(since) >= FREEZE_AGE_MS_MAX);
         if !closing && !old && dirty_bytes < self.inner.table.budget() / 2 {
             return self.go(Stage::Idle, DrainStep::Idle);
         }
         let frozen = self.freeze();
         if frozen.keys.is_empty() {
-            return if closing { self.worked(Stage::StageClean) } else { self.go(Stage::Idle, DrainStep::Idle) };
+            return if closing {
+                self.worked(Stage::StageClean)
+            } else {
+                self.go(Stage::Idle, DrainStep::Idle)
+            };
         }
-        self.pace.begin(now_ms, frozen.keys.len());
+        self.pace.begin(now_ms, frozen.keys.len(), dirty_bytes);
         self.worked(Stage::AwaitFrozen(frozen))
     }
 
@@ -211,7 +241,11 @@ impl Drainer {
             list.sort_unstable();
             keys.append(list);
         }
-        Frozen { sequence, generation, keys }
+        Frozen {
+            sequence,
+            generation,
+            keys,
+        }
     }
 
     fn go(&mut self, stage: Stage, step: DrainStep) -> Result<DrainStep, DrainFailed> {

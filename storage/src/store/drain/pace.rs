@@ -11,15 +11,29 @@ const REST_MS_MAX: u64 = 20;
 pub(super) struct Pace {
     began_ms: u64,
     keys: u64,
+    /// Bytes that the engine did not hold at the freeze.
+    frozen_bytes: usize,
 }
 
 impl Pace {
-    pub(super) fn begin(&mut self, now_ms: u64, keys: usize) {
-        *self = Self { began_ms: now_ms, keys: keys as u64 };
+    pub(super) fn begin(&mut self, now_ms: u64, keys: usize, frozen_bytes: usize) {
+        *self = Self {
+            began_ms: now_ms,
+            keys: keys as u64,
+            frozen_bytes,
+        };
     }
 
-    /// How long to rest after `done` keys, when `filled_bytes` of the next table's `budget_bytes` are taken.
-    pub(super) fn rest_ms(&self, now_ms: u64, done: usize, filled_bytes: usize, budget_bytes: usize) -> u64 {
+    /// How long to rest after `done` keys, when `dirty_bytes` in all are not in the engine, and the next table's freeze
+    /// comes at `budget_bytes`.
+    pub(super) fn rest_ms(
+        &self,
+        now_ms: u64,
+        done: usize,
+        dirty_bytes: usize,
+        budget_bytes: usize,
+    ) -> u64 {
+        let filled_bytes = dirty_bytes.saturating_sub(self.frozen_bytes);
         let elapsed_ms = now_ms.saturating_sub(self.began_ms).max(1);
         let rate = (filled_bytes as u64 / elapsed_ms).max(1);
         // The next freeze comes by size or by age, whichever is first.
@@ -36,13 +50,13 @@ mod tests {
     #[test]
     fn a_drain_spreads_over_80_percent_of_the_next_fill() {
         let mut pace = Pace::default();
-        pace.begin(1_000, 100);
+        pace.begin(1_000, 100, 7_000);
         // Fills 10 bytes a ms of 10,000: 1,000 ms, so 800 ms for the drain, and half the keys are due at 400 ms.
-        assert_eq!(pace.rest_ms(1_390, 50, 3_900, 10_000), 10);
-        assert_eq!(pace.rest_ms(1_100, 50, 1_000, 10_000), REST_MS_MAX);
+        assert_eq!(pace.rest_ms(1_390, 50, 10_900, 10_000), 10);
+        assert_eq!(pace.rest_ms(1_100, 50, 8_000, 10_000), REST_MS_MAX);
         // Late already: no rest.
-        assert_eq!(pace.rest_ms(1_500, 50, 5_000, 10_000), 0);
+        assert_eq!(pace.rest_ms(1_500, 50, 12_000, 10_000), 0);
         // Nobody writes: the next freeze comes by age.
-        assert_eq!(pace.rest_ms(1_795, 50, 0, 10_000), 5);
+        assert_eq!(pace.rest_ms(1_795, 50, 7_000, 10_000), 5);
     }
 }

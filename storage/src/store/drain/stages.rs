@@ -39,15 +39,26 @@ pub(super) struct Inserting {
 }
 
 impl Drainer {
-    pub(super) fn insert(&mut self, mut inserting: Inserting, now_ms: u64) -> Result<DrainStep, DrainFailed> {
+    pub(super) fn insert(
+        &mut self,
+        mut inserting: Inserting,
+        now_ms: u64,
+    ) -> Result<DrainStep, DrainFailed> {
         let inner = &*self.inner;
         let mut buffer = Vec::new();
         let end = inserting.changes.len().min(inserting.next + INSERT_BATCH);
-        for Change { key, record, old_leaf } in &inserting.changes[inserting.next..end] {
+        for Change {
+            key,
+            record,
+            old_leaf,
+        } in &inserting.changes[inserting.next..end]
+        {
             rowio::replace(&*inner.engine, key, record, &mut buffer)?;
             // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
             let mut shard = inner.table.lock_key(key);
-            inner.table.change(&mut shard, key, |entry| entry.base_leaf = Some(record.leaf()));
+            inner.table.change(&mut shard, key, |entry| {
+                entry.base_leaf = Some(record.leaf())
+            });
             inner.forest().apply(key.token(), *old_leaf, record.leaf());
         }
         inserting.next = end;
@@ -57,9 +68,12 @@ impl Drainer {
         let rest_ms = if inner.closing.load(Ordering::Acquire) {
             0
         } else {
-            let budget = inner.table.budget() / 2;
-            let filled = inner.log.last().saturating_sub(inserting.sequence); // placeholder, see below
-            self.pace.rest_ms(now_ms, end, filled as usize, budget)
+            self.pace.rest_ms(
+                now_ms,
+                end,
+                inner.table.dirty_bytes(),
+                inner.table.budget() / 2,
+            )
         };
         self.go(Stage::Insert(inserting), DrainStep::Worked { rest_ms })
     }
@@ -69,22 +83,34 @@ impl Drainer {
         self.worked(Stage::Flush(inserting))
     }
 
-    pub(super) fn flush(&mut self, inserting: Inserting, now_ms: u64) -> Result<DrainStep, DrainFailed> {
+    pub(super) fn flush(
+        &mut self,
+        inserting: Inserting,
+        now_ms: u64,
+    ) -> Result<DrainStep, DrainFailed> {
         // For the watchdog: a flush that never returns.
-        self.inner.flush_began_ms.store(now_ms.max(1), Ordering::Relaxed);
+        self.inner
+            .flush_began_ms
+            .store(now_ms.max(1), Ordering::Relaxed);
         let flushed = self.inner.engine.flush();
         self.inner.flush_began_ms.store(0, Ordering::Relaxed);
         flushed?;
         self.worked(Stage::StageCheckpoint(inserting))
     }
 
-    pub(super) fn stage_checkpoint(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+    pub(super) fn stage_checkpoint(
+        &mut self,
+        inserting: Inserting,
+    ) -> Result<DrainStep, DrainFailed> {
         let checkpoint = self.checkpoint_at(inserting.sequence, &inserting.roots, false);
         self.checkpoint.stage(checkpoint)?;
         self.worked(Stage::CommitCheckpoint(inserting))
     }
 
-    pub(super) fn commit_checkpoint(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
+    pub(super) fn commit_checkpoint(
+        &mut self,
+        inserting: Inserting,
+    ) -> Result<DrainStep, DrainFailed> {
         self.checkpoint.commit()?;
         self.applied = inserting.sequence;
         self.worked(Stage::Release(inserting))
@@ -92,8 +118,15 @@ impl Drainer {
 
     pub(super) fn release(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
         self.inner.log.release(inserting.sequence);
-        let Inserting { changes, generation, .. } = inserting;
-        self.worked(Stage::Clean { changes: changes.into_iter(), generation })
+        let Inserting {
+            changes,
+            generation,
+            ..
+        } = inserting;
+        self.worked(Stage::Clean {
+            changes: changes.into_iter(),
+            generation,
+        })
     }
 
     /// Marks a batch of entries clean, unless they were written since the freeze.
@@ -117,10 +150,24 @@ impl Drainer {
             drop((frozen, record));
         }
         if changes.len() > 0 {
-            return self.worked(Stage::Clean { changes, generation });
+            return self.worked(Stage::Clean {
+                changes,
+                generation,
+            });
         }
         inner.drains.fetch_add(1, Ordering::Relaxed);
         inner.table.make_room();
+        self.worked(Stage::TendLog)
+    }
+
+    /// Keeps a log segment ready.
+    pub(super) fn tend_log(&mut self) -> Result<DrainStep, DrainFailed> {
+        match self.inner.log.tend_spares() {
+            Ok(true) => return self.worked(Stage::TendLog),
+            Ok(false) => {}
+            // The log's writer makes a segment when it needs one, and says so if it cannot.
+            Err(error) => tracing::warn!(%error, "could not prepare a log segment"),
+        }
         self.worked(Stage::Idle)
     }
 
@@ -142,7 +189,12 @@ impl Drainer {
 
     fn checkpoint_at(&self, applied: u64, roots: &[(u64, u32)], clean: bool) -> Checkpoint {
         let (actor, last_counter) = self.inner.mint.last();
-        let heard = self.inner.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let heard = self
+            .inner
+            .heard
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
         Checkpoint {
             applied,
             actor: actor.0,
@@ -151,7 +203,10 @@ impl Drainer {
             boot_id: self.boot_id,
             clean,
             heard,
-            partitions: roots.iter().map(|&(root, count)| PartitionSum { root, count }).collect(),
+            partitions: roots
+                .iter()
+                .map(|&(root, count)| PartitionSum { root, count })
+                .collect(),
         }
     }
 }
