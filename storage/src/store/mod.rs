@@ -267,5 +267,5 @@ impl Inner {
 
 /// The top log2(`partitions`) bits of a token.
 fn partition_of(token: u64, partitions: u32) -> u32 {
-    (u128::from(token) * u128::from(partitions) >> 64) as u32
+    ((u128::from(token) * u128::from(partitions)) >> 64) as u32
 }

@@ -129,13 +129,12 @@ impl Shard {
     }
 
     /// Moves the eviction hand over up to `visits` entries, each at most once, and takes out those that nobody used
-    /// since it last passed, until they weigh `bytes`. Returns them, to be dropped off-lock.
-    pub(super) fn evict(&mut self, visits: usize, bytes: usize) -> (usize, Vec<(Key, Entry)>) {
-        let (mut freed, mut evicted) = (0, Vec::new());
-        for _ in 0..visits.min(self.entries.len()) {
-            if freed >= bytes || self.entries.is_empty() {
-                break;
-            }
+    /// since it last passed, until they weigh `bytes`.
+    pub(super) fn evict(&mut self, visits: usize, bytes: usize) -> Evicted {
+        let mut evicted = Evicted::default();
+        let visits = visits.min(self.entries.len());
+        while evicted.visits < visits && evicted.bytes < bytes {
+            evicted.visits += 1;
             if self.hand >= self.entries.len() {
                 self.hand = 0;
             }
@@ -148,10 +147,22 @@ impl Shard {
                 self.hand += 1;
                 continue;
             }
-            freed += entry.weight(key.framed().len()).all;
+            evicted.bytes += entry.weight(key.framed().len()).all;
             // The last entry moves to the hand's place and is looked at next.
-            evicted.extend(self.entries.swap_remove_index(self.hand));
+            evicted
+                .entries
+                .extend(self.entries.swap_remove_index(self.hand));
         }
-        (freed, evicted)
+        evicted
     }
+}
+
+/// What one pass of the eviction hand took out; to be dropped off-lock.
+#[derive(Default)]
+pub(super) struct Evicted {
+    /// Entries looked at.
+    pub(super) visits: usize,
+    /// Weight of what was taken out.
+    pub(super) bytes: usize,
+    pub(super) entries: Vec<(Key, Entry)>,
 }

@@ -17,8 +17,11 @@ pub(super) const SHARDS: usize = 256;
 /// Default byte budget of the table.
 pub const TABLE_BYTES_DEFAULT: usize = 96 << 20;
 
-/// Shards that one call looks at for eviction, at most.
-const EVICT_SHARDS_MAX: usize = 16;
+/// Entries that one call looks at for eviction, at most.
+const EVICT_VISITS_MAX: usize = 256;
+
+/// Shards that one call looks into for eviction, at most: in a small table most are empty.
+const EVICT_SHARDS_MAX: usize = 64;
 
 /// Entries that the hand looks at in one shard before it moves to the next.
 const EVICT_VISITS_PER_SHARD: usize = 16;
@@ -90,21 +93,24 @@ impl Table {
 
     /// Evicts when over the budget. To be called with no shard locked, after the table grew.
     pub(super) fn make_room(&self) {
+        let mut visits_left = EVICT_VISITS_MAX;
         for _ in 0..EVICT_SHARDS_MAX {
             let excess = self.bytes().saturating_sub(self.budget);
-            if excess == 0 {
+            if excess == 0 || visits_left == 0 {
                 return;
             }
             let shard = self.hand.fetch_add(1, Ordering::Relaxed) % SHARDS;
-            let (freed, evicted) = self.lock(shard).evict(EVICT_VISITS_PER_SHARD, excess);
+            let visits = visits_left.min(EVICT_VISITS_PER_SHARD);
+            let evicted = self.lock(shard).evict(visits, excess);
             self.account(
                 Weight {
-                    all: freed,
+                    all: evicted.bytes,
                     dirty: 0,
                 },
                 Weight::default(),
             );
-            drop(evicted);
+            visits_left -= evicted.visits;
+            drop(evicted.entries);
         }
     }
 
@@ -114,10 +120,10 @@ impl Table {
         for shard in 0..SHARDS {
             let mut shard = self.lock(shard);
             for _ in 0..3 {
-                let (freed, _) = shard.evict(usize::MAX, usize::MAX);
+                let evicted = shard.evict(usize::MAX, usize::MAX);
                 self.account(
                     Weight {
-                        all: freed,
+                        all: evicted.bytes,
                         dirty: 0,
                     },
                     Weight::default(),

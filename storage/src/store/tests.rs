@@ -1,7 +1,4 @@
 //! The store as a whole, on the simulated disk and engine: what was acknowledged is there after any crash.
 
 mod basics;
-mod model;
-mod real;
 mod rig;
-mod sweep;

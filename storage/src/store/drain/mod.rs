@@ -95,8 +95,8 @@ enum Stage {
     Insert(Inserting),
     SetApplied(Inserting),
     Flush(Inserting),
-    StageCheckpoint(Inserting),
-    CommitCheckpoint(Inserting),
+    WriteCheckpoint(Inserting),
+    SyncCheckpoint(Inserting),
     /// Gives the log's segments up, then marks the entries clean.
     Release(Inserting),
     Clean {
@@ -106,8 +106,8 @@ enum Stage {
     /// Makes a log segment ready, off the path of the writes.
     TendLog,
     /// Writes the clean checkpoint into both slots.
-    StageClean,
-    CommitClean,
+    WriteClean,
+    SyncClean,
     Closed,
     /// A step failed; nothing may follow.
     Failed,
@@ -181,16 +181,16 @@ impl Drainer {
             Stage::Insert(inserting) => self.insert(inserting, now_ms),
             Stage::SetApplied(inserting) => self.set_applied(inserting),
             Stage::Flush(inserting) => self.flush(inserting, now_ms),
-            Stage::StageCheckpoint(inserting) => self.stage_checkpoint(inserting),
-            Stage::CommitCheckpoint(inserting) => self.commit_checkpoint(inserting),
+            Stage::WriteCheckpoint(inserting) => self.stage_checkpoint(inserting),
+            Stage::SyncCheckpoint(inserting) => self.commit_checkpoint(inserting),
             Stage::Release(inserting) => self.release(inserting),
             Stage::Clean {
                 changes,
                 generation,
             } => self.clean(changes, generation),
             Stage::TendLog => self.tend_log(),
-            Stage::StageClean => self.stage_clean(),
-            Stage::CommitClean => self.commit_clean(),
+            Stage::WriteClean => self.stage_clean(),
+            Stage::SyncClean => self.commit_clean(),
             Stage::Closed => self.go(Stage::Closed, DrainStep::Closed),
             Stage::Failed => panic!("a drain that failed was driven on"),
         }
@@ -216,7 +216,7 @@ impl Drainer {
         let frozen = self.freeze();
         if frozen.keys.is_empty() {
             return if closing {
-                self.worked(Stage::StageClean)
+                self.worked(Stage::WriteClean)
             } else {
                 self.go(Stage::Idle, DrainStep::Idle)
             };

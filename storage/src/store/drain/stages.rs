@@ -95,7 +95,7 @@ impl Drainer {
         let flushed = self.inner.engine.flush();
         self.inner.flush_began_ms.store(0, Ordering::Relaxed);
         flushed?;
-        self.worked(Stage::StageCheckpoint(inserting))
+        self.worked(Stage::WriteCheckpoint(inserting))
     }
 
     pub(super) fn stage_checkpoint(
@@ -104,7 +104,7 @@ impl Drainer {
     ) -> Result<DrainStep, DrainFailed> {
         let checkpoint = self.checkpoint_at(inserting.sequence, &inserting.roots, false);
         self.checkpoint.stage(checkpoint)?;
-        self.worked(Stage::CommitCheckpoint(inserting))
+        self.worked(Stage::SyncCheckpoint(inserting))
     }
 
     pub(super) fn commit_checkpoint(
@@ -179,12 +179,12 @@ impl Drainer {
         let roots = self.inner.forest().roots();
         let checkpoint = self.checkpoint_at(self.applied, &roots, true);
         self.checkpoint.stage(checkpoint)?;
-        self.worked(Stage::CommitClean)
+        self.worked(Stage::SyncClean)
     }
 
     pub(super) fn commit_clean(&mut self) -> Result<DrainStep, DrainFailed> {
         self.checkpoint.commit()?;
-        self.worked(Stage::StageClean)
+        self.worked(Stage::WriteClean)
     }
 
     fn checkpoint_at(&self, applied: u64, roots: &[(u64, u32)], clean: bool) -> Checkpoint {
