@@ -1,0 +1,348 @@
+//! How an operation comes in: checked, joined to a running attempt, started here or sent on.
+
+use std::sync::Arc;
+
+use ringfort_proto::{
+    Failure, Reason, peer,
+    v1::{self, operation::Kind},
+};
+use ringfort_ring::PartitionId;
+use ringfort_storage::version::RequestId;
+
+use super::{
+    Origin,
+    operation::{self, Addressed, WriteSpec},
+    pending::{Intent, Owners, Pending, Phase, Waiter},
+    sink::ReplySink,
+    slab::OpId,
+    step::Step,
+};
+use crate::{
+    counters::{Verb, add},
+    limits::ATTACHED_MAX,
+    peer::{PeerId, links::Item},
+};
+
+/// When to try again at a node that is full.
+const RETRY_AFTER_OVERLOAD: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// One arrival: what it is, and where its answer goes.
+struct Arrival<'s> {
+    id: u64,
+    addressed: Addressed,
+    sink: &'s Arc<dyn ReplySink>,
+}
+
+impl Step<'_> {
+    /// Takes one operation, or refuses it.
+    pub fn admit(&mut self, operation: v1::Operation, origin: Origin, sink: &Arc<dyn ReplySink>) {
+        let id = operation.id;
+        let verb = verb(&operation);
+        if let Err(failure) = self.try_admit(operation, origin, sink) {
+            self.refuse(verb, id, failure, sink);
+        }
+    }
+
+    fn try_admit(
+        &mut self,
+        operation: v1::Operation,
+        origin: Origin,
+        sink: &Arc<dyn ReplySink>,
+    ) -> Result<(), Failure> {
+        if self.draining {
+            return Err(Failure::new(
+                Reason::Draining,
+                "this node is shutting down; ask another",
+            ));
+        }
+        let addressed = operation::address(&operation, self.view.layout())?;
+        if self.state.ops.len() >= self.parts.limits.pending_operations {
+            return Err(overloaded(
+                "this node has as many operations in work as it may",
+                "pending",
+            ));
+        }
+        let arrival = Arrival {
+            id: operation.id,
+            addressed,
+            sink,
+        };
+        let partition = arrival.addressed.partition;
+        let owners = Owners::new(self.view.owners(partition), |member| self.peer_of(member));
+        match owners.filter(|_| self.view.is_synced(self.view.me(), partition)) {
+            Some(owners) => self.start(operation, arrival, owners),
+            None if origin == Origin::Client => self.forward(operation, arrival),
+            None => Err(self.not_synced(partition)),
+        }
+    }
+
+    fn start(
+        &mut self,
+        operation: v1::Operation,
+        arrival: Arrival<'_>,
+        owners: Owners,
+    ) -> Result<(), Failure> {
+        let key = &arrival.addressed.key;
+        let view = Arc::clone(&self.view);
+        let (layout, cluster) = (view.layout(), view.cluster().0);
+        let spec = match operation.kind {
+            Some(Kind::Get(get)) => {
+                let spec = operation::check_get(&get, layout)?;
+                self.check_readable(arrival.addressed.partition, owners, spec.need)?;
+                let key = key.clone();
+                let reading = Self::new_reading(key, owners, spec.need, None);
+                let id = self.insert(arrival, None, owners, Phase::Reading(Box::new(reading)));
+                self.begin_read(id);
+                return Ok(());
+            }
+            Some(Kind::Put(put)) => {
+                if self.disk_full {
+                    return Err(Failure::new(
+                        Reason::DiskFull,
+                        "free space is below the floor for puts",
+                    ));
+                }
+                add(
+                    &self.parts.counters.client_bytes_in,
+                    key.framed().len() + put.value.len(),
+                );
+                operation::check_put(&put, key, cluster, layout, &self.parts.limits)?
+            }
+            Some(Kind::Delete(delete)) => operation::check_delete(&delete, key, cluster, layout)?,
+            None => return Err(Failure::new(Reason::BadRequest, "no operation")),
+        };
+        self.start_write(spec, arrival, owners)
+    }
+
+    fn start_write(
+        &mut self,
+        spec: WriteSpec,
+        arrival: Arrival<'_>,
+        owners: Owners,
+    ) -> Result<(), Failure> {
+        if let Some(request) = spec.request {
+            if let Some(running) = self.state.running.get(request) {
+                return self.attach(running, arrival);
+            }
+            if !self
+                .state
+                .running
+                .has_room(request.client, &self.parts.limits)
+            {
+                return Err(overloaded("too many requests are running", "running"));
+            }
+        }
+        self.check_writable(owners, spec.need)?;
+        let (if_absent, partition) = (spec.if_absent, arrival.addressed.partition);
+        let read_need = self.view.layout().default_quorum();
+        if if_absent {
+            self.check_readable(partition, owners, read_need)?;
+        }
+        let request = spec.request;
+        let intent = self.intend(spec);
+        if if_absent {
+            let key = arrival.addressed.key.clone();
+            let reading = Self::new_reading(key, owners, read_need, Some(intent));
+            let id = self.insert(arrival, request, owners, Phase::Reading(Box::new(reading)));
+            self.begin_read(id);
+        } else {
+            let id = self.insert(arrival, request, owners, Phase::Loading(Box::new(intent)));
+            self.apply(id);
+        }
+        Ok(())
+    }
+
+    /// Completes a write: request id, expiry.
+    fn intend(&mut self, spec: WriteSpec) -> Intent {
+        let mut lowest_unanswered = spec.lowest_unanswered;
+        let request = spec.request.unwrap_or_else(|| {
+            self.state.request_sequence += 1;
+            let sequence = self.state.request_sequence;
+            // Nobody can repeat an id that nobody was told.
+            lowest_unanswered = sequence;
+            RequestId {
+                client: self.parts.client_id,
+                sequence,
+            }
+        });
+        let expires_at_ms = match spec.ttl_ms {
+            0 => 0,
+            ttl => self.wall_ms.saturating_add(ttl),
+        };
+        Intent {
+            write: ringfort_storage::version::Write {
+                context: spec.context,
+                payload: spec.payload,
+                request,
+                lowest_unanswered,
+                expires_at_ms,
+            },
+            need: spec.need,
+            buffered: spec.buffered,
+            loads: 0,
+        }
+    }
+
+    /// A second attempt of a running id waits for the first.
+    fn attach(&mut self, running: OpId, arrival: Arrival<'_>) -> Result<(), Failure> {
+        let deadline = self.now + arrival.addressed.deadline;
+        let Some(pending) = self.state.ops.get_mut(running) else {
+            return Err(overloaded("the running attempt just ended", "running"));
+        };
+        if pending.key != arrival.addressed.key || pending.verb != arrival.addressed.verb {
+            return Err(Failure::new(
+                Reason::BadRequest,
+                "the request id runs for another operation",
+            ));
+        }
+        if pending.waiters.len() >= ATTACHED_MAX {
+            return Err(overloaded(
+                "too many attempts of one request are running",
+                "attempts",
+            ));
+        }
+        pending.waiters.push(Waiter {
+            sink: Arc::clone(arrival.sink),
+            id: arrival.id,
+            deadline,
+        });
+        self.state.deadlines.add(deadline, running);
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        arrival: Arrival<'_>,
+        request: Option<RequestId>,
+        owners: Owners,
+        phase: Phase,
+    ) -> OpId {
+        let Addressed {
+            key,
+            partition,
+            verb,
+            deadline,
+        } = arrival.addressed;
+        let deadline = self.now + deadline;
+        let waiter = Waiter {
+            sink: Arc::clone(arrival.sink),
+            id: arrival.id,
+            deadline,
+        };
+        let id = self.state.ops.insert(Pending {
+            verb,
+            key,
+            partition,
+            started: self.now,
+            waiters: vec![waiter],
+            request,
+            owners,
+            phase,
+        });
+        if let Some(request) = request {
+            self.state.running.enter(request, id);
+        }
+        self.state.deadlines.add(deadline, id);
+        id
+    }
+
+    /// Sends an operation on to one synced owner that is reachable, once.
+    fn forward(
+        &mut self,
+        mut operation: v1::Operation,
+        arrival: Arrival<'_>,
+    ) -> Result<(), Failure> {
+        let Some((_, target)) = self.synced_owner(arrival.addressed.partition) else {
+            let why = "no synced owner of the key is reachable from this node";
+            return Err(Failure::new(Reason::QuorumUnavailable, why)
+                .with("need", 1)
+                .with("alive", 0));
+        };
+        operation.deadline_us = arrival.addressed.deadline.as_micros() as u64;
+        let owners = Owners::none();
+        let id = self.insert(arrival, None, owners, Phase::Forwarded(target));
+        operation.id = id.0;
+        add(&self.parts.counters.forwards, 1);
+        self.send(
+            target,
+            Item::Forward(Box::new(peer::Forward {
+                operation: Some(operation),
+            })),
+        );
+        Ok(())
+    }
+
+    /// The first synced owner that is connected, other than this node: its place among the members, and its number.
+    fn synced_owner(&self, partition: PartitionId) -> Option<(usize, PeerId)> {
+        let owners = self
+            .view
+            .owners(partition)
+            .iter()
+            .map(|&member| usize::from(member));
+        owners
+            .filter(|&member| self.view.is_synced(member, partition))
+            .filter_map(|member| Some((member, self.peer_of(member)?)))
+            .find(|&(_, peer)| self.parts.links.connected(peer))
+    }
+
+    /// This node's copy does not hold all that it should: names a node to ask.
+    pub fn not_synced(&self, partition: PartitionId) -> Failure {
+        let failure = Failure::new(
+            Reason::NotSynced,
+            "this node's copy does not hold all that it should",
+        );
+        match self.synced_owner(partition) {
+            Some((member, _)) => failure.with("ask", &self.view.layout().members()[member].name),
+            None => failure,
+        }
+    }
+
+    fn check_writable(&self, owners: Owners, need: u32) -> Result<(), Failure> {
+        let connected = owners
+            .others()
+            .filter(|&(_, peer)| self.parts.links.connected(peer));
+        quorum_reachable("W", need, 1 + connected.count() as u32)
+    }
+
+    fn check_readable(
+        &self,
+        partition: PartitionId,
+        owners: Owners,
+        need: u32,
+    ) -> Result<(), Failure> {
+        let members = self.view.owners(partition).iter().enumerate();
+        let countable = members.filter(|&(place, &member)| {
+            let reachable = owners
+                .peer(place)
+                .is_none_or(|peer| self.parts.links.connected(peer));
+            reachable && self.view.is_synced(usize::from(member), partition)
+        });
+        quorum_reachable("R", need, countable.count() as u32)
+    }
+}
+
+fn quorum_reachable(name: &str, need: u32, alive: u32) -> Result<(), Failure> {
+    if alive >= need {
+        return Ok(());
+    }
+    let why = format!(
+        "{name} is {need}, and {alive} owners of the key are reachable; nothing was attempted"
+    );
+    Err(Failure::new(Reason::QuorumUnavailable, why)
+        .with("need", need)
+        .with("alive", alive))
+}
+
+fn overloaded(why: &str, limit: &str) -> Failure {
+    Failure::new(Reason::Overloaded, why)
+        .with("limit", limit)
+        .retry_after(RETRY_AFTER_OVERLOAD)
+}
+
+fn verb(operation: &v1::Operation) -> Option<Verb> {
+    match operation.kind.as_ref()? {
+        Kind::Put(_) => Some(Verb::Put),
+        Kind::Get(_) => Some(Verb::Get),
+        Kind::Delete(_) => Some(Verb::Delete),
+    }
+}

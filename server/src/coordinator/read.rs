@@ -1,0 +1,310 @@
+//! The steps of a read, and of the repair after it.
+//!
+//! Keeps I3 by [`Get`](crate::core::get::Get), and I5: what a read finds to differ it repairs, off the critical path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringfort_proto::{Failure, Reason, peer, v1, v1::operation_result::Kind};
+use ringfort_ring::PartitionId;
+use ringfort_storage::{
+    Key, Record,
+    store::Read,
+    version::{Object, context},
+};
+
+use super::{
+    pending::{Intent, Owners, Phase, Reading},
+    slab::OpId,
+    step::Step,
+};
+use crate::{
+    core::get::{Get, Verdict},
+    counters::add,
+    peer::{PeerId, links::Item},
+    wire::encode_object,
+};
+
+/// The id of a store that nobody waits for.
+const NOBODY: u64 = 0;
+
+impl Step<'_> {
+    /// A read that has not begun.
+    pub fn new_reading(key: Key, owners: Owners, need: u32, then: Option<Intent>) -> Reading {
+        Reading {
+            get: Get::new(key, owners.len(), owners.own(), need),
+            then,
+            answered: false,
+        }
+    }
+
+    /// Asks all other owners for digests, and reads the own copy.
+    pub fn begin_read(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get(id) else {
+            return;
+        };
+        let (key, owners) = (pending.key.clone(), pending.owners);
+        for (_, peer) in owners.others() {
+            let digest = peer::Digest {
+                id: id.0,
+                key: key.framed().clone(),
+            };
+            self.send(peer, Item::Digest(digest));
+        }
+        match self.parts.store.read(&key) {
+            Read::Miss => self.load(id, key),
+            read => self.own_read(id, read),
+        }
+    }
+
+    /// The own copy is read. A copy that does not count is as good as none.
+    pub fn own_read(&mut self, id: OpId, read: Read) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Phase::Reading(reading) = &mut pending.phase else {
+            return;
+        };
+        let fetch = match read {
+            Read::Found(record) => reading.get.own(record, true),
+            Read::Miss | Read::Quarantined => {
+                let nothing = Arc::new(Record::new(&pending.key, Object::empty()));
+                reading.get.own(nothing, false)
+            }
+        };
+        let (owners, key) = (pending.owners, pending.key.framed().clone());
+        for peer in fetch.iter().filter_map(|place| owners.peer(place)) {
+            self.send(
+                peer,
+                Item::Fetch(peer::Fetch {
+                    id: id.0,
+                    key: key.clone(),
+                }),
+            );
+        }
+        self.advance_read(id);
+    }
+
+    /// A peer told its digest.
+    pub fn digest(&mut self, peer: PeerId, id: OpId, leaf: u64) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Some(place) = pending.owners.place_of(peer) else {
+            return;
+        };
+        let Phase::Reading(reading) = &mut pending.phase else {
+            return;
+        };
+        if reading.get.digest(place, leaf) {
+            let key = pending.key.framed().clone();
+            self.send(peer, Item::Fetch(peer::Fetch { id: id.0, key }));
+        } else {
+            self.advance_read(id);
+        }
+    }
+
+    /// A peer sent its whole object.
+    pub fn fetched(&mut self, peer: PeerId, id: OpId, object: Object) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Some(place) = pending.owners.place_of(peer) else {
+            return;
+        };
+        if let Phase::Reading(reading) = &mut pending.phase {
+            reading.get.object(place, object);
+            self.advance_read(id);
+        }
+    }
+
+    /// Answers a read that is decided, and ends one that is complete.
+    pub fn advance_read(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Phase::Reading(reading) = &mut pending.phase else {
+            return;
+        };
+        if !reading.answered {
+            match reading.get.verdict() {
+                Verdict::Wait => return,
+                Verdict::Hopeless => {
+                    let failure = hopeless(&reading.get);
+                    return self.finish(id, Err(failure));
+                }
+                Verdict::Ready => {
+                    reading.answered = true;
+                    match reading.then.take() {
+                        None => {
+                            let response = self.response(id);
+                            self.answer_kind(id, Kind::Get(response));
+                        }
+                        Some(intent) => return self.judge_absent(id, intent),
+                    }
+                }
+            }
+        }
+        self.end_read(id);
+    }
+
+    /// Repairs and removes a read of which every owner has answered or failed.
+    fn end_read(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get(id) else {
+            return;
+        };
+        let Phase::Reading(reading) = &pending.phase else {
+            return;
+        };
+        if !reading.get.is_settled() {
+            return;
+        }
+        let Some(pending) = self.state.ops.remove(id) else {
+            return;
+        };
+        if let Phase::Reading(reading) = pending.phase {
+            self.repair(
+                &pending.key,
+                pending.partition,
+                pending.owners,
+                &reading.get,
+            );
+        }
+    }
+
+    /// `if_absent`: writes if nothing is there, with the context read.
+    fn judge_absent(&mut self, id: OpId, mut intent: Intent) {
+        let Some(record) = self.merged(id) else {
+            return;
+        };
+        let object = record.object();
+        if object.find(intent.write.request).is_some() {
+            // This very request was applied before, by whichever coordinator: what is there is its own write.
+            return self.repeat_after_read(id, intent, &record);
+        }
+        if object.live_count(self.wall_ms) > 0 {
+            let mut failure = Failure::new(Reason::ConditionFailed, "a value is there already");
+            failure.current = Some(Box::new(self.response(id)));
+            let kind = Kind::Error(self.signed(failure).to_wire());
+            self.answer_kind(id, kind);
+            return self.end_read(id);
+        }
+        intent.write.context = (!object.is_empty()).then(|| object.clock().clone());
+        self.write_after_read(id, intent);
+    }
+
+    /// Makes the own copy know the request too, so that the write finds it repeated.
+    fn repeat_after_read(&mut self, id: OpId, intent: Intent, record: &Record) {
+        let Some(pending) = self.state.ops.get(id) else {
+            return;
+        };
+        match self
+            .parts
+            .store
+            .merge(&pending.key, record.object().clone())
+        {
+            Ok(_) => self.write_after_read(id, intent),
+            Err(full) => {
+                let failure = Failure::new(Reason::Overloaded, full.to_string());
+                self.finish(id, Err(failure));
+            }
+        }
+    }
+
+    fn merged(&self, id: OpId) -> Option<Arc<Record>> {
+        match &self.state.ops.get(id)?.phase {
+            Phase::Reading(reading) => reading.get.current().cloned(),
+            _ => None,
+        }
+    }
+
+    /// The answer of a read that is ready.
+    fn response(&self, id: OpId) -> v1::GetResponse {
+        let Some(pending) = self.state.ops.get(id) else {
+            return v1::GetResponse::default();
+        };
+        let Phase::Reading(reading) = &pending.phase else {
+            return v1::GetResponse::default();
+        };
+        let evidence = v1::Evidence {
+            owners_asked: pending.owners.len() as u32,
+            owners_answered: reading.get.merged_owners(),
+            fallbacks_used: 0,
+            copies_durable: 0,
+        };
+        let object = reading.get.current().map(|record| record.object());
+        object.map_or_else(v1::GetResponse::default, |object| v1::GetResponse {
+            siblings: live_siblings(object, self.wall_ms),
+            context: context_of(object, self.view.cluster().0, &pending.key),
+            evidence: Some(evidence),
+        })
+    }
+
+    /// Brings the owners whose copies differ up to the merged object.
+    pub fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, get: &Get) {
+        let Some(repair) = get.repair() else { return };
+        tracing::debug!(
+            partition = partition.0,
+            owners = repair.owners.len(),
+            "a read repairs"
+        );
+        add(
+            &self.parts.counters.read_repairs,
+            repair.owners.len() as usize,
+        );
+        let object = encode_object(repair.record.object());
+        for place in repair.owners.iter() {
+            match owners.peer(place) {
+                Some(peer) => {
+                    let (key, object) = (key.framed().clone(), object.clone());
+                    let store = peer::Store {
+                        id: NOBODY,
+                        key,
+                        object,
+                        buffered: true,
+                        reap_generation: 0,
+                    };
+                    self.send(peer, Item::Store(store));
+                }
+                None => {
+                    if let Err(full) = self.parts.store.merge(key, repair.record.object().clone()) {
+                        tracing::debug!(%full, "a repair of the own copy waits for the next one");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The values that a reader gets.
+pub fn live_siblings(object: &Object, wall_ms: u64) -> Vec<v1::Sibling> {
+    object
+        .live(wall_ms)
+        .filter_map(|sibling| {
+            let value = sibling.live_value(wall_ms)?.bytes()?.clone();
+            Some(v1::Sibling {
+                value,
+                expires_at_ms: sibling.expires_at_ms,
+            })
+        })
+        .collect()
+}
+
+/// The context of an object; empty if nothing was ever stored.
+pub fn context_of(object: &Object, cluster: u64, key: &Key) -> Bytes {
+    if object.is_empty() {
+        Bytes::new()
+    } else {
+        context::encode(object.clock(), cluster, key)
+    }
+}
+
+fn hopeless(get: &Get) -> Failure {
+    let why = format!(
+        "R is {}, and too few owners answered with a copy that counts",
+        get.need()
+    );
+    Failure::new(Reason::QuorumUnavailable, why)
+        .with("need", get.need())
+        .with("alive", get.merged_owners())
+}

@@ -1,0 +1,410 @@
+//! One event: what the state is, and what every kind of event does with it.
+
+use std::{collections::VecDeque, mem, sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use ringfort_proto::{
+    Failure, Reason, peer,
+    v1::{self, operation_result::Kind},
+};
+use ringfort_storage::{Key, store::Read};
+use tokio::time::Instant;
+
+use super::{
+    CoordinatorParts,
+    pending::{Pending, Phase, Waiter, forward_unanswered},
+    running::Running,
+    sink::{Deliveries, ReplySink},
+    slab::{Deadlines, OpId, Slab},
+};
+use crate::{
+    counters::{Verb, add},
+    peer::{PeerId, links::Item},
+    view::View,
+    wire::decode_object,
+};
+
+/// Keys to load, each for the operation that misses it.
+pub(super) type Loads = Vec<(OpId, Key)>;
+
+/// All that is in work.
+pub(super) struct State {
+    pub ops: Slab<Pending>,
+    pub deadlines: Deadlines,
+    pub running: Running,
+    /// Own copies that wait for the log: (sequence, operation), ascending by sequence.
+    pub own_waits: VecDeque<(u64, OpId)>,
+    /// The sequence that the log was last said to be durable to.
+    pub durable: u64,
+    /// Sequence of the requests that came without an id.
+    pub request_sequence: u64,
+    routes: Routes,
+    /// What the event sends, by peer.
+    outgoing: Vec<Vec<Item>>,
+    loads: Loads,
+    deliveries: Deliveries,
+}
+
+/// The peers of a view's members.
+#[derive(Default)]
+struct Routes {
+    view: Option<Arc<View>>,
+    /// By member; `None`: this node.
+    peers: Vec<Option<PeerId>>,
+}
+
+impl State {
+    pub fn new(now: Instant, durable: u64) -> Self {
+        State {
+            ops: Slab::new(),
+            deadlines: Deadlines::new(now),
+            running: Running::default(),
+            own_waits: VecDeque::new(),
+            durable,
+            request_sequence: 0,
+            routes: Routes::default(),
+            outgoing: Vec::new(),
+            loads: Vec::new(),
+            deliveries: Deliveries::default(),
+        }
+    }
+
+    pub fn pending(&self) -> usize {
+        self.ops.len()
+    }
+}
+
+/// What an event leaves to do without the lock.
+pub(super) struct Outcome {
+    pub loads: Loads,
+    pub deliveries: Deliveries,
+}
+
+/// One event being played.
+pub(super) struct Step<'a> {
+    pub parts: &'a CoordinatorParts,
+    pub state: &'a mut State,
+    pub view: Arc<View>,
+    pub now: Instant,
+    pub wall_ms: u64,
+    pub draining: bool,
+    pub disk_full: bool,
+}
+
+impl<'a> Step<'a> {
+    pub fn new(
+        parts: &'a CoordinatorParts,
+        state: &'a mut State,
+        draining: bool,
+        disk_full: bool,
+    ) -> Self {
+        let view = parts.views.current();
+        if !state
+            .routes
+            .view
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &view))
+        {
+            let members = view.layout().members().iter().enumerate();
+            let peers = members.map(|(i, m)| (i != view.me()).then(|| parts.links.peer(&m.name)));
+            state.routes = Routes {
+                peers: peers.collect(),
+                view: Some(Arc::clone(&view)),
+            };
+        }
+        let (now, wall_ms) = (parts.clock.now(), parts.clock.wall_ms());
+        Step {
+            parts,
+            state,
+            view,
+            now,
+            wall_ms,
+            draining,
+            disk_full,
+        }
+    }
+
+    /// Sends what is to be sent, and returns the rest.
+    pub fn end(mut self) -> Outcome {
+        self.flush();
+        let state = &mut *self.state;
+        let ops = &state.ops;
+        state.deadlines.sweep(ops.len(), |id| ops.get(id).is_some());
+        self.parts.counters.pending.store(ops.len() as u64, Relaxed);
+        Outcome {
+            loads: mem::take(&mut state.loads),
+            deliveries: mem::take(&mut state.deliveries),
+        }
+    }
+
+    /// The peer that a member is; `None`: this node.
+    pub fn peer_of(&self, member: usize) -> Option<PeerId> {
+        self.state.routes.peers[member]
+    }
+
+    /// Queues an operation for a peer until the end of the event.
+    pub fn send(&mut self, peer: PeerId, item: Item) {
+        let index = usize::from(peer.0);
+        if self.state.outgoing.len() <= index {
+            self.state.outgoing.resize_with(index + 1, Vec::new);
+        }
+        self.state.outgoing[index].push(item);
+    }
+
+    /// Asks for a key to be loaded for an operation, after the event.
+    pub fn load(&mut self, id: OpId, key: Key) {
+        self.state.loads.push((id, key));
+    }
+
+    /// Hands what was queued to the links. What they do not take has failed, which may make more to send.
+    fn flush(&mut self) {
+        let mut rejected = Vec::new();
+        let mut index = 0;
+        while index < self.state.outgoing.len() {
+            if self.state.outgoing[index].is_empty() {
+                index += 1;
+                continue;
+            }
+            let peer = PeerId(index as u16);
+            let mut items = mem::take(&mut self.state.outgoing[index]);
+            self.parts.links.push(peer, &mut items, &mut rejected);
+            if self.state.outgoing[index].is_empty() {
+                self.state.outgoing[index] = items; // keeps its room
+            }
+            for id in rejected.drain(..) {
+                self.peer_failed(peer, OpId(id), Sent::No);
+                index = 0;
+            }
+        }
+    }
+
+    pub fn replies(&mut self, peer: PeerId, replies: peer::Replies) {
+        for id in replies.stored {
+            self.stored(peer, OpId(id));
+        }
+        for (id, leaf) in replies.digest_ids.into_iter().zip(replies.digests) {
+            self.digest(peer, OpId(id), leaf);
+        }
+        for fetched in replies.fetched {
+            match decode_object(fetched.object) {
+                Ok(object) => self.fetched(peer, OpId(fetched.id), object),
+                Err(why) => {
+                    tracing::warn!(%why, "a peer sent an object that is none");
+                    self.peer_failed(peer, OpId(fetched.id), Sent::Yes);
+                }
+            }
+        }
+        for refused in replies.refused {
+            tracing::debug!(
+                reason = refused.reason,
+                epoch = refused.epoch,
+                "a peer refused"
+            );
+            self.peer_failed(peer, OpId(refused.id), Sent::Yes);
+        }
+        for result in replies.forwarded {
+            self.forwarded(peer, result);
+        }
+    }
+
+    pub fn peer_down(&mut self, peer: PeerId) {
+        for id in self.state.ops.find(|pending| pending.waits_for(peer)) {
+            self.peer_failed(peer, id, Sent::Yes);
+        }
+    }
+
+    /// A peer will not answer an operation.
+    fn peer_failed(&mut self, peer: PeerId, id: OpId, sent: Sent) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let place = pending.owners.place_of(peer);
+        match (&mut pending.phase, place) {
+            (Phase::Writing(writing), Some(place)) => {
+                let step = writing.put.fail(place);
+                self.settle_write(id, step);
+            }
+            (Phase::Reading(reading), Some(place)) => {
+                reading.get.fail(place);
+                self.advance_read(id);
+            }
+            (Phase::Forwarded(target), _) if *target == peer => {
+                let failure = match sent {
+                    Sent::Yes if pending.verb != Verb::Get => forward_unanswered(),
+                    _ => Failure::new(
+                        Reason::QuorumUnavailable,
+                        "the owner it was sent on to is not reachable",
+                    ),
+                };
+                self.finish(id, Err(failure));
+            }
+            _ => {}
+        }
+    }
+
+    fn forwarded(&mut self, peer: PeerId, result: v1::OperationResult) {
+        let id = OpId(result.id);
+        let pending = self.state.ops.get(id);
+        if !pending.is_some_and(|p| matches!(p.phase, Phase::Forwarded(target) if target == peer)) {
+            return;
+        }
+        let kind = result
+            .kind
+            .unwrap_or_else(|| Kind::Error(self.signed(forward_unanswered()).to_wire()));
+        self.answer_kind(id, kind);
+        self.state.ops.remove(id);
+    }
+
+    pub fn durable(&mut self, sequence: u64) {
+        self.state.durable = sequence.max(self.state.durable);
+        while let Some(&(waits_for, id)) = self.state.own_waits.front()
+            && waits_for <= self.state.durable
+        {
+            self.state.own_waits.pop_front();
+            self.own_stored(id);
+        }
+    }
+
+    pub fn tick(&mut self) {
+        for id in self.state.deadlines.due(self.now) {
+            self.expire(id);
+        }
+    }
+
+    /// Answers those whose deadline has passed. Nobody waits then: the operation leaves, and what it sent runs on.
+    fn expire(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let failure = pending.too_late();
+        let (late, waiting) = mem::take(&mut pending.waiters)
+            .into_iter()
+            .partition(|w| w.deadline <= self.now);
+        pending.waiters = waiting;
+        let (verb, started, done) = (pending.verb, pending.started, pending.waiters.is_empty());
+        if done {
+            self.leave(id);
+        }
+        self.deliver(
+            verb,
+            started,
+            late,
+            Kind::Error(self.signed(failure).to_wire()),
+        );
+    }
+
+    /// Removes an operation that nobody waits for.
+    fn leave(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.remove(id) else {
+            return;
+        };
+        if let Some(request) = pending.request {
+            self.state.running.leave(request);
+        }
+        if let Phase::Reading(reading) = pending.phase {
+            self.repair(
+                &pending.key,
+                pending.partition,
+                pending.owners,
+                &reading.get,
+            );
+        }
+    }
+
+    pub fn loaded(&mut self, id: OpId, read: Read) {
+        let phase = self.state.ops.get(id).map(|pending| &pending.phase);
+        match phase {
+            Some(Phase::Loading(_)) => self.apply(id),
+            Some(Phase::Reading(_)) => self.own_read(id, read),
+            _ => {}
+        }
+    }
+
+    pub fn load_failed(&mut self, id: OpId) {
+        if self.state.ops.get(id).is_some() {
+            let failure = Failure::new(Reason::Overloaded, "the key could not be loaded now");
+            self.finish(id, Err(failure));
+        }
+    }
+
+    /// Ends an operation with this answer.
+    pub fn finish(&mut self, id: OpId, result: Result<Kind, Failure>) {
+        let kind = result.unwrap_or_else(|failure| Kind::Error(self.signed(failure).to_wire()));
+        self.answer_kind(id, kind);
+        self.state.ops.remove(id);
+    }
+
+    /// Answers all who wait for an operation, which stays.
+    pub fn answer_kind(&mut self, id: OpId, kind: Kind) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let waiters = mem::take(&mut pending.waiters);
+        let (verb, started) = (pending.verb, pending.started);
+        if let Some(request) = pending.request.take() {
+            self.state.running.leave(request);
+        }
+        self.deliver(verb, started, waiters, kind);
+    }
+
+    fn deliver(&mut self, verb: Verb, started: Instant, waiters: Vec<Waiter>, kind: Kind) {
+        let latency = self.now.saturating_duration_since(started);
+        let reason = match &kind {
+            Kind::Error(error) => Reason::from_name(&error.reason),
+            Kind::Get(get) => {
+                let bytes = get.siblings.iter().map(|s| s.value.len()).sum();
+                add(&self.parts.counters.client_bytes_out, bytes);
+                None
+            }
+            _ => None,
+        };
+        let mut waiters = waiters.into_iter().peekable();
+        while let Some(waiter) = waiters.next() {
+            self.parts.counters.finished(verb, reason, latency);
+            if waiters.peek().is_none() {
+                let result = v1::OperationResult {
+                    id: waiter.id,
+                    kind: Some(kind),
+                };
+                self.state.deliveries.push(waiter.sink, result);
+                return;
+            }
+            let result = v1::OperationResult {
+                id: waiter.id,
+                kind: Some(kind.clone()),
+            };
+            self.state.deliveries.push(waiter.sink, result);
+        }
+    }
+
+    /// Answers an operation that was never taken.
+    pub fn refuse(
+        &mut self,
+        verb: Option<Verb>,
+        id: u64,
+        failure: Failure,
+        sink: &Arc<dyn ReplySink>,
+    ) {
+        if let Some(verb) = verb {
+            self.parts
+                .counters
+                .finished(verb, Some(failure.reason), Default::default());
+        }
+        let kind = Some(Kind::Error(self.signed(failure).to_wire()));
+        self.state
+            .deliveries
+            .push(Arc::clone(sink), v1::OperationResult { id, kind });
+    }
+
+    /// A failure with this node's name to it.
+    pub fn signed(&self, mut failure: Failure) -> Failure {
+        failure.node = self.view.my_member().name.to_string();
+        failure
+    }
+}
+
+/// Whether an operation that failed may have reached its peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Yes,
+    No,
+}

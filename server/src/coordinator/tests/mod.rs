@@ -1,0 +1,7 @@
+//! The coordinator in a cluster of three: what it answers, and what it leaves behind.
+
+mod overload;
+mod quorum;
+mod repair;
+mod requests;
+mod routing;

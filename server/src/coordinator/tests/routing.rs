@@ -1,0 +1,169 @@
+//! Who coordinates: synced owners do, others send on, once.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use ringfort_proto::{Reason, peer};
+
+use crate::{
+    coordinator::{Origin, locate},
+    testing::*,
+};
+
+/// A node that does not own the key, and one that does.
+fn outsider_and_owner<'a>(cluster: &'a Cluster, name: &str) -> (&'a Node, &'a Node) {
+    let view = cluster.nodes[0].views.current();
+    let partition = locate(key(name).as_ref(), view.layout()).expect("a key").1;
+    let owners = view.owners(partition);
+    let outsider = (0..cluster.nodes.len()).find(|&i| !owners.contains(&(i as u16)));
+    (
+        &cluster.nodes[outsider.expect("more nodes than owners")],
+        &cluster.nodes[usize::from(owners[0])],
+    )
+}
+
+#[tokio::test]
+async fn a_node_that_owns_nothing_of_it_sends_on() {
+    let cluster = Cluster::start(Options {
+        nodes: 5,
+        ..Options::default()
+    })
+    .await;
+    for name in ["a", "b", "c", "d"] {
+        let (outsider, owner) = outsider_and_owner(&cluster, name);
+        let put = put_ok(outsider.run(put(name, "v")).await);
+        assert_eq!(values(outsider.run(get(name)).await), ["v"]);
+        assert_eq!(values(owner.run(get(name)).await), ["v"]);
+        outsider
+            .run(delete(name, &put.context))
+            .await
+            .expect("deletes");
+        assert!(outsider.counters.forwards.load(Relaxed) >= 3);
+        // The target's own words come back.
+        let failure = outsider
+            .run(put_with(name, "v", w(4)))
+            .await
+            .expect_err("W over N");
+        assert_eq!(failure.reason, Reason::BadQuorum);
+        assert_ne!(failure.node, outsider.name.as_str());
+        // Forwarded once, never twice.
+        let twice = outsider.start_op(get(name), Duration::from_secs(5), Origin::Peer);
+        let failure = outcome(twice).await.expect_err("no owner");
+        assert_eq!(failure.reason, Reason::NotSynced);
+        assert!(failure.metadata.contains_key("ask"));
+    }
+}
+
+#[tokio::test]
+async fn an_unsynced_owner_sends_on_and_nobody_synced_is_no_quorum() {
+    let cluster = Cluster::of_three().await;
+    let [a, b, c] = &cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    a.mark_unsynced(&[&a.name, &b.name]);
+    put_ok(a.run(put("k", "v")).await);
+    assert_eq!(values(a.run(get("k")).await), ["v"]);
+    assert_eq!(
+        (
+            a.counters.forwards.load(Relaxed),
+            b.counters.client_bytes_in.load(Relaxed)
+        ),
+        (2, 0)
+    );
+    a.mark_unsynced(&[&a.name, &b.name, &c.name]);
+    let failure = a.run(get("k")).await.expect_err("nobody is synced");
+    assert_eq!(failure.reason, Reason::QuorumUnavailable);
+}
+
+#[tokio::test]
+async fn a_forward_that_nobody_answers_is_unknown_for_writes_alone() {
+    let cluster = Cluster::of_three().await;
+    let [a, b, c] = &cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    a.mark_unsynced(&[&a.name, &c.name]);
+    // b coordinates, and hears nothing of its copies.
+    cluster.nodes.iter().for_each(|node| node.hold_log(true));
+    let write = a.start_op(put("k", "v"), Duration::from_secs(60), Origin::Client);
+    b.pool.hold();
+    let read = a.start_op(get("never read"), Duration::from_secs(60), Origin::Client);
+    eventually("b has taken both", async || {
+        b.data.coordinator.pending() == 2
+    })
+    .await;
+    cluster.kill(1).await;
+    assert_eq!(
+        outcome(write).await.expect_err("no reply").reason,
+        Reason::OutcomeUnknown
+    );
+    assert_eq!(
+        outcome(read).await.expect_err("no reply").reason,
+        Reason::QuorumUnavailable
+    );
+}
+
+#[tokio::test]
+async fn messages_are_fenced() {
+    let cluster = Cluster::of_three().await;
+    let node = &cluster.nodes[0];
+    let other = node.data.links.peer(&cluster.nodes[1].name);
+    let mut client = node.data.links.client(other).expect("connected");
+    let ask = |cluster_id, epoch| peer::ScanRequest {
+        fence: Some(peer::Fence {
+            cluster_id,
+            epoch,
+            store_id: 1,
+            durable_sequence: 0,
+        }),
+        last_token: u64::MAX,
+        max_keys: 10,
+        max_bytes: 1000,
+        ..peer::ScanRequest::default()
+    };
+    client
+        .scan(ask(CLUSTER.0, 1))
+        .await
+        .expect("same cluster, same epoch");
+    for (request, reason) in [
+        (ask(5, 1), Reason::WrongCluster),
+        (ask(CLUSTER.0, 0), Reason::StaleEpoch),
+    ] {
+        let status = client.scan(request).await.expect_err("fenced");
+        assert_eq!(
+            ringfort_proto::Failure::from_status(&status).map(|f| f.reason),
+            Some(reason)
+        );
+    }
+    let batch = |cluster_id, epoch| peer::Batch {
+        fence: Some(peer::Fence {
+            cluster_id,
+            epoch,
+            store_id: 1,
+            durable_sequence: 0,
+        }),
+        digests: vec![peer::Digest {
+            id: 7,
+            key: bytes::Bytes::from_static(b"\0\0k"),
+        }],
+        ..peer::Batch::default()
+    };
+    let mut stale = exchange(&mut client, batch(CLUSTER.0, 0)).await;
+    let replies = stale.message().await.expect("answers").expect("a message");
+    assert_eq!(
+        (replies.refused[0].reason.as_str(), replies.refused[0].epoch),
+        ("STALE_EPOCH", 1)
+    );
+    let mut foreign = exchange(&mut client, batch(5, 1)).await;
+    assert_eq!(foreign.message().await.expect("ends"), None);
+    assert_eq!(cluster.nodes[1].counters.wrong_cluster.load(Relaxed), 1);
+}
+
+async fn exchange(
+    client: &mut peer::peer_client::PeerClient<tonic::transport::Channel>,
+    batch: peer::Batch,
+) -> tonic::Streaming<peer::Replies> {
+    client
+        .exchange(futures::stream::iter([batch]))
+        .await
+        .expect("opens")
+        .into_inner()
+}

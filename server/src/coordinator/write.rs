@@ -1,0 +1,234 @@
+//! The steps of a write.
+//!
+//! Keeps I1 (W copies durable, the own one by the log's word) and: once a dot is minted, the only failure is
+//! `OUTCOME_UNKNOWN`; before, every failure promises that nothing changed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringfort_proto::{Failure, Reason, peer, v1, v1::operation_result::Kind};
+use ringfort_storage::{
+    Record,
+    store::{WriteLimits, WriteRefused, Written},
+    version::{RequestId, context},
+};
+
+use super::{
+    pending::{Intent, Phase, Writing, outcome_unknown},
+    slab::OpId,
+    step::Step,
+};
+use crate::{
+    core::put::{Put, PutStep},
+    counters::Verb,
+    limits::LOADS_MAX,
+    peer::links::Item,
+    wire::encode_object,
+};
+
+/// When to try again at a node whose table or log is full: about a drain's slice.
+const RETRY_AFTER_FULL: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Step<'_> {
+    /// Applies a write whose base may be in memory by now, and sends the object to all other owners.
+    pub fn apply(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Phase::Loading(intent) = &mut pending.phase else {
+            return;
+        };
+        let limits = WriteLimits {
+            siblings_max: self.parts.limits.siblings,
+            object_bytes_max: self.parts.limits.object_bytes,
+        };
+        match self
+            .parts
+            .store
+            .write(&pending.key, &intent.write, self.wall_ms, &limits)
+        {
+            Ok(Written::Applied {
+                record,
+                sequence,
+                live_siblings,
+                ..
+            })
+            | Ok(Written::Repeated {
+                record,
+                sequence,
+                live_siblings,
+            }) => {
+                self.replicate(id, &record, sequence, live_siblings);
+            }
+            Ok(Written::Miss) if intent.loads < LOADS_MAX => {
+                intent.loads += 1;
+                let key = pending.key.clone();
+                self.load(id, key);
+            }
+            Ok(Written::Miss) => self.load_failed(id),
+            Err(WriteRefused::Quarantined) => {
+                let partition = pending.partition;
+                let failure = self.not_synced(partition);
+                self.finish(id, Err(failure));
+            }
+            Err(refused) => self.finish(id, Err(refusal(refused))),
+        }
+    }
+
+    /// The dot is minted: whole object to all owners, answer at W.
+    fn replicate(&mut self, id: OpId, record: &Arc<Record>, sequence: u64, live: usize) {
+        let cluster = self.view.cluster().0;
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Phase::Loading(intent) = &pending.phase else {
+            return;
+        };
+        let (need, buffered) = (intent.need, intent.buffered);
+        let sole = is_sole(record, intent.write.request, self.wall_ms);
+        let is_put = pending.verb == Verb::Put;
+        let context = if is_put && sole {
+            context::encode(record.object().clock(), cluster, &pending.key)
+        } else {
+            Bytes::new()
+        };
+        let owners = pending.owners;
+        let put = Put::new(owners.len(), need);
+        pending.phase = Phase::Writing(Writing {
+            put,
+            buffered,
+            context,
+            siblings: live as u32,
+        });
+        let key = pending.key.framed().clone();
+        let object = encode_object(record.object());
+        for (_, peer) in owners.others() {
+            let (key, object) = (key.clone(), object.clone());
+            let store = peer::Store {
+                id: id.0,
+                key,
+                object,
+                buffered,
+                reap_generation: 0,
+            };
+            self.send(peer, Item::Store(store));
+        }
+        if buffered || sequence <= self.state.durable {
+            self.own_stored(id);
+        } else {
+            // Under one lock sequences ascend, but for repeated writes, which may wait a little longer than they must.
+            let last = self.state.own_waits.back().map_or(0, |&(last, _)| last);
+            self.state.own_waits.push_back((sequence.max(last), id));
+        }
+    }
+
+    /// The own copy counts.
+    pub fn own_stored(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        if let Phase::Writing(writing) = &mut pending.phase {
+            let step = writing.put.acknowledge(pending.owners.own());
+            self.settle_write(id, step);
+        }
+    }
+
+    /// A peer's copy counts.
+    pub fn stored(&mut self, peer: crate::peer::PeerId, id: OpId) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        if let (Phase::Writing(writing), Some(place)) =
+            (&mut pending.phase, pending.owners.place_of(peer))
+        {
+            let step = writing.put.acknowledge(place);
+            self.settle_write(id, step);
+        }
+    }
+
+    /// Ends a write that is decided.
+    pub fn settle_write(&mut self, id: OpId, step: PutStep) {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
+        let Phase::Writing(writing) = &mut pending.phase else {
+            return;
+        };
+        match step {
+            PutStep::Wait => {}
+            PutStep::Unknown => {
+                let failure = outcome_unknown(&writing.put);
+                self.finish(id, Err(failure));
+            }
+            PutStep::Acknowledged => {
+                let evidence = Some(v1::Evidence {
+                    owners_asked: pending.owners.len() as u32,
+                    owners_answered: writing.put.acks(),
+                    fallbacks_used: 0,
+                    copies_durable: if writing.buffered {
+                        0
+                    } else {
+                        writing.put.acks()
+                    },
+                });
+                let siblings = writing.siblings;
+                let kind = if pending.verb == Verb::Delete {
+                    Kind::Delete(v1::DeleteResponse { siblings, evidence })
+                } else {
+                    let context = std::mem::take(&mut writing.context);
+                    Kind::Put(v1::PutResponse {
+                        context,
+                        siblings,
+                        evidence,
+                    })
+                };
+                self.finish(id, Ok(kind));
+            }
+        }
+    }
+
+    /// A read found nothing: the write that waited for it goes on, under a new id, so that a late reply to the read is
+    /// not taken for one to the write.
+    pub fn write_after_read(&mut self, id: OpId, intent: Intent) {
+        let Some(mut pending) = self.state.ops.remove(id) else {
+            return;
+        };
+        pending.phase = Phase::Loading(Box::new(intent));
+        let request = pending.request;
+        let deadlines: Vec<_> = pending.waiters.iter().map(|w| w.deadline).collect();
+        let id = self.state.ops.insert(pending);
+        if let Some(request) = request {
+            self.state.running.enter(request, id);
+        }
+        for deadline in deadlines {
+            self.state.deadlines.add(deadline, id);
+        }
+        self.apply(id);
+    }
+}
+
+/// Whether the one live sibling is the one that this request wrote.
+fn is_sole(record: &Record, request: RequestId, wall_ms: u64) -> bool {
+    let mut live = record.object().live(wall_ms);
+    live.next()
+        .is_some_and(|sibling| sibling.request == request)
+        && live.next().is_none()
+}
+
+fn refusal(refused: WriteRefused) -> Failure {
+    let message = refused.to_string();
+    match refused {
+        WriteRefused::TooManySiblings { count, max } => {
+            Failure::new(Reason::TooManySiblings, message)
+                .with("siblings", count)
+                .with("limit", max)
+        }
+        WriteRefused::ObjectTooLarge { bytes, max } => Failure::new(Reason::TooLarge, message)
+            .with("bytes", bytes)
+            .with("limit", max),
+        WriteRefused::Full(_) => {
+            Failure::new(Reason::Overloaded, message).retry_after(RETRY_AFTER_FULL)
+        }
+        WriteRefused::Quarantined => Failure::new(Reason::NotSynced, message),
+    }
+}

@@ -1,0 +1,341 @@
+//! Merges the replies of one read.
+//!
+//! Keeps I3 (the answer merges the whole objects of R owners whose copies count, so it meets every write quorum) and
+//! I5 (what differed is named for repair). Digests only save bytes: an equal digest stands for an object that is held
+//! here already, and one that differs is fetched whole before it counts.
+
+use std::sync::Arc;
+
+use ringfort_storage::{Key, Record, version::Object};
+
+use super::{OWNERS_MAX, OwnerSet};
+
+/// Whether a read can be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet.
+    Wait,
+    /// R countable copies are merged.
+    Ready,
+    /// Too few owners are left to reach R.
+    Hopeless,
+}
+
+/// What one owner said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Asked,
+    /// A digest that waits for the own copy to compare with.
+    Digest(u64),
+    Fetching,
+    /// Its object is part of the merge, and had this leaf.
+    Merged(u64),
+    Failed,
+}
+
+/// One read, from the first digest asked to the last repair named.
+#[derive(Debug)]
+pub struct Get {
+    key: Key,
+    need: u32,
+    own: usize,
+    replies: [Reply; OWNERS_MAX],
+    owners: usize,
+    base: Option<Arc<Record>>,
+    /// The base merged with what was fetched; `None` while the base is all.
+    merged: Option<Arc<Record>>,
+}
+
+/// What a finished read leaves to do: bring `owners` up to `record`.
+#[derive(Debug)]
+pub struct Repair {
+    /// The merged object.
+    pub record: Arc<Record>,
+    /// Whose copies differ from it; may include this node itself.
+    pub owners: OwnerSet,
+}
+
+impl Get {
+    /// A read of `key` from `owners` owners, of which this node is number `own`, to be answered at `need` copies.
+    pub fn new(key: Key, owners: usize, own: usize, need: u32) -> Self {
+        debug_assert!(own < owners && owners <= OWNERS_MAX);
+        Get {
+            key,
+            need,
+            own,
+            replies: [Reply::Asked; OWNERS_MAX],
+            owners,
+            base: None,
+            merged: None,
+        }
+    }
+
+    /// This node's own copy, and whether it counts toward R. Returns the owners to fetch whole objects from.
+    pub fn own(&mut self, record: Arc<Record>, countable: bool) -> OwnerSet {
+        self.replies[self.own] = if countable {
+            Reply::Merged(record.leaf())
+        } else {
+            Reply::Failed
+        };
+        self.base = Some(record);
+        let mut fetch = OwnerSet::default();
+        for owner in 0..self.owners {
+            if let Reply::Digest(leaf) = self.replies[owner]
+                && self.digest(owner, leaf)
+            {
+                fetch.insert(owner);
+            }
+        }
+        fetch
+    }
+
+    /// `owner` holds an object of this leaf (0: nothing). Returns whether the object must be fetched from it.
+    pub fn digest(&mut self, owner: usize, leaf: u64) -> bool {
+        if !matches!(self.replies[owner], Reply::Asked | Reply::Digest(_)) {
+            return false;
+        }
+        let Some(base) = &self.base else {
+            self.replies[owner] = Reply::Digest(leaf);
+            return false;
+        };
+        let held = leaf == 0
+            || leaf == base.leaf()
+            || self
+                .merged
+                .as_ref()
+                .is_some_and(|merged| merged.leaf() == leaf)
+            || self.replies[..self.owners].contains(&Reply::Merged(leaf));
+        self.replies[owner] = if held {
+            Reply::Merged(leaf)
+        } else {
+            Reply::Fetching
+        };
+        !held
+    }
+
+    /// The whole object of `owner`.
+    pub fn object(&mut self, owner: usize, object: Object) {
+        if self.replies[owner] != Reply::Fetching {
+            return;
+        }
+        let fetched = Record::new(&self.key, object);
+        self.replies[owner] = Reply::Merged(fetched.leaf());
+        let current = self
+            .current()
+            .map_or_else(Object::empty, |record| record.object().clone());
+        let merged = current.merge(fetched.object().clone());
+        self.merged = Some(Arc::new(Record::new(&self.key, merged)));
+    }
+
+    /// `owner` will not answer, or its copy does not count.
+    pub fn fail(&mut self, owner: usize) {
+        if !matches!(self.replies[owner], Reply::Merged(_)) {
+            self.replies[owner] = Reply::Failed;
+        }
+    }
+
+    /// Whether `owner` has still to answer.
+    pub fn waits_for(&self, owner: usize) -> bool {
+        matches!(self.replies[owner], Reply::Asked | Reply::Fetching)
+    }
+
+    /// Whether the read can be answered.
+    pub fn verdict(&self) -> Verdict {
+        let merged = self.merged_owners();
+        let failed = self.count(|reply| reply == Reply::Failed);
+        if merged >= self.need {
+            Verdict::Ready
+        } else if self.owners as u32 - failed < self.need {
+            Verdict::Hopeless
+        } else {
+            Verdict::Wait
+        }
+    }
+
+    /// Owners whose copies are part of the merge.
+    pub fn merged_owners(&self) -> u32 {
+        self.count(|reply| matches!(reply, Reply::Merged(_)))
+    }
+
+    /// Copies needed.
+    pub fn need(&self) -> u32 {
+        self.need
+    }
+
+    /// Whether every owner has answered or failed.
+    pub fn is_settled(&self) -> bool {
+        self.count(|reply| matches!(reply, Reply::Merged(_) | Reply::Failed)) == self.owners as u32
+    }
+
+    /// What is merged so far; `None` before the own copy came.
+    pub fn current(&self) -> Option<&Arc<Record>> {
+        self.merged.as_ref().or(self.base.as_ref())
+    }
+
+    /// What is left to repair: owners whose copies are part of the merge and differ from it. `None` if they all agree.
+    pub fn repair(&self) -> Option<Repair> {
+        let record = self.current()?;
+        let mut owners = OwnerSet::default();
+        for owner in 0..self.owners {
+            if matches!(self.replies[owner], Reply::Merged(leaf) if leaf != record.leaf()) {
+                owners.insert(owner);
+            }
+        }
+        (!owners.is_empty()).then(|| Repair {
+            record: Arc::clone(record),
+            owners,
+        })
+    }
+
+    fn count(&self, which: impl Fn(Reply) -> bool) -> u32 {
+        self.replies[..self.owners]
+            .iter()
+            .filter(|&&reply| which(reply))
+            .count() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ringfort_storage::version::{ActorId, Dot, NewPayload, RequestId, Value, Write};
+
+    use super::{Verdict::*, *};
+
+    fn key() -> Key {
+        Key::new(7, b"n", b"k").expect("short")
+    }
+
+    /// An object of one value, written by an actor of its own.
+    fn object(actor: u64) -> Object {
+        let write = Write {
+            context: None,
+            payload: NewPayload::Value(Value::new(Bytes::from(vec![actor as u8]))),
+            request: RequestId {
+                client: actor,
+                sequence: 1,
+            },
+            lowest_unanswered: 0,
+            expires_at_ms: 0,
+        };
+        Object::empty().write(
+            &write,
+            Dot {
+                actor: ActorId(actor),
+                counter: 1,
+            },
+            1,
+        )
+    }
+
+    fn record(object: Object) -> Arc<Record> {
+        Arc::new(Record::new(&key(), object))
+    }
+
+    fn leaf(object: &Object) -> u64 {
+        Record::new(&key(), object.clone()).leaf()
+    }
+
+    fn read(need: u32) -> Get {
+        Get::new(key(), 3, 0, need)
+    }
+
+    fn repaired(get: &Get) -> Vec<usize> {
+        get.repair()
+            .map_or_else(Vec::new, |repair| repair.owners.iter().collect())
+    }
+
+    #[test]
+    fn equal_digests_stand_for_the_own_object() {
+        let mut get = read(2);
+        assert!(get.own(record(object(1)), true).is_empty());
+        assert_eq!(get.verdict(), Wait);
+        assert!(!get.digest(1, leaf(&object(1))));
+        assert_eq!((get.verdict(), get.is_settled()), (Ready, false));
+        assert!(!get.digest(2, leaf(&object(1))));
+        assert_eq!((get.is_settled(), repaired(&get)), (true, vec![]));
+        assert_eq!(get.current().map(|r| r.object().clone()), Some(object(1)));
+    }
+
+    #[test]
+    fn a_digest_that_comes_before_the_own_copy_waits_for_it() {
+        let mut get = read(2);
+        assert!(!get.digest(1, leaf(&object(1))));
+        assert!(!get.digest(2, leaf(&object(2))));
+        assert_eq!(get.verdict(), Wait);
+        let fetch = get.own(record(object(1)), true);
+        assert_eq!(fetch.iter().collect::<Vec<_>>(), [2]);
+        assert_eq!(get.verdict(), Ready);
+    }
+
+    #[test]
+    fn a_differing_digest_counts_only_once_its_object_is_merged() {
+        let mut get = read(2);
+        get.own(record(object(1)), true);
+        assert!(get.digest(1, leaf(&object(2))));
+        assert_eq!(get.verdict(), Wait);
+        assert!(!get.digest(1, leaf(&object(1))), "it has answered");
+        get.object(1, object(2));
+        assert_eq!(get.verdict(), Ready);
+        assert_eq!(
+            get.current().map(|r| r.object().clone()),
+            Some(object(1).merge(object(2)))
+        );
+        // What is part of the merge need not be fetched again, but is behind all the same.
+        assert!(!get.digest(2, leaf(&object(2))));
+        assert_eq!((get.is_settled(), repaired(&get)), (true, vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn an_object_that_nobody_asked_for_is_not_merged() {
+        let mut get = read(2);
+        get.own(record(object(1)), true);
+        get.object(1, object(2));
+        assert_eq!((get.verdict(), get.merged_owners()), (Wait, 1));
+    }
+
+    #[test]
+    fn nothing_stored_is_a_reply_and_is_repaired() {
+        let mut get = read(2);
+        get.own(record(object(1)), true);
+        assert!(!get.digest(1, 0));
+        assert_eq!(get.verdict(), Ready);
+        get.fail(2);
+        assert_eq!((get.is_settled(), repaired(&get)), (true, vec![1]));
+        let mut nothing = read(2);
+        nothing.own(record(Object::empty()), true);
+        nothing.digest(1, 0);
+        nothing.digest(2, 0);
+        assert_eq!((nothing.verdict(), repaired(&nothing)), (Ready, vec![]));
+    }
+
+    #[test]
+    fn an_own_copy_that_does_not_count_is_no_reply() {
+        let mut get = read(2);
+        get.own(record(Object::empty()), false);
+        assert!(get.digest(1, leaf(&object(1))));
+        get.object(1, object(1));
+        assert_eq!(get.verdict(), Wait);
+        assert!(!get.digest(2, leaf(&object(1))));
+        assert_eq!(get.verdict(), Ready);
+        let mut alone = read(3);
+        alone.own(record(Object::empty()), false);
+        assert_eq!(alone.verdict(), Hopeless);
+    }
+
+    #[test]
+    fn failures_make_a_read_hopeless_and_take_nothing_back() {
+        let mut get = read(2);
+        get.own(record(object(1)), true);
+        get.digest(1, leaf(&object(1)));
+        get.fail(1);
+        assert_eq!(get.verdict(), Ready);
+        let mut get = read(2);
+        get.own(record(object(1)), true);
+        assert!(get.digest(1, leaf(&object(2))));
+        get.fail(1);
+        assert_eq!(get.verdict(), Wait);
+        get.fail(2);
+        assert_eq!((get.verdict(), get.is_settled()), (Hopeless, true));
+    }
+}

@@ -1,0 +1,140 @@
+//! The data path, put together: what a node starts once it is a member, and stops at its end.
+
+use std::sync::Arc;
+
+use ringfort_ring::StoreId;
+use ringfort_storage::Store;
+use tokio::{sync::watch, task::AbortHandle};
+
+use crate::{
+    clock::Clock,
+    coordinator::{Coordinator, CoordinatorParts},
+    counters::Counters,
+    grpc::KvParts,
+    limits::Limits,
+    net::Net,
+    peer::{Fences, Heard, LinkEvents, LinkParts, Links, Replica, ReplicaParts},
+    pool::EnginePool,
+    view::Views,
+};
+
+/// What a [`DataPath`] is made of.
+#[derive(Clone)]
+pub struct DataParts {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The current view of the cluster.
+    pub views: Views,
+    /// This node's store.
+    pub store: Store,
+    /// Its id.
+    pub store_id: StoreId,
+    /// What was heard of other stores.
+    pub heard: Arc<Heard>,
+    /// Connections.
+    pub net: Arc<dyn Net>,
+    /// The engine pool.
+    pub pool: Arc<dyn EnginePool>,
+    /// Limits.
+    pub limits: Limits,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// Random, of this process alone: names requests that come without an id.
+    pub client_id: u64,
+    /// Seeds jitter: the same on one node every time.
+    pub jitter_seed: u64,
+}
+
+/// The running data path of one node.
+pub struct DataPath {
+    /// Serves clients' operations.
+    pub coordinator: Arc<Coordinator>,
+    /// Connections to the other members.
+    pub links: Arc<Links>,
+    /// Serves peers: goes into the [`DataSlot`](crate::peer::DataSlot).
+    pub replica: Arc<Replica>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl DataPath {
+    /// Starts it: connects to the other members, drives deadlines and acknowledgements.
+    pub fn start(parts: DataParts) -> Self {
+        let fences = Fences::new(parts.views.clone(), parts.store_id, parts.store.durable());
+        let links = Links::new(LinkParts {
+            views: parts.views.clone(),
+            fences: fences.clone(),
+            heard: Arc::clone(&parts.heard),
+            net: parts.net,
+            limits: parts.limits.clone(),
+            counters: Arc::clone(&parts.counters),
+            seed: parts.jitter_seed,
+        });
+        let coordinator = Coordinator::new(CoordinatorParts {
+            clock: parts.clock,
+            views: parts.views.clone(),
+            store: parts.store.clone(),
+            links: Arc::clone(&links),
+            pool: Arc::clone(&parts.pool),
+            limits: parts.limits,
+            counters: Arc::clone(&parts.counters),
+            client_id: parts.client_id,
+        });
+        let replica = Replica::new(ReplicaParts {
+            views: parts.views,
+            fences,
+            heard: parts.heard,
+            store: parts.store.clone(),
+            pool: parts.pool,
+            coordinator: Arc::clone(&coordinator),
+            counters: parts.counters,
+        });
+        let follow = follow_log(
+            parts.store.durable(),
+            Arc::clone(&coordinator),
+            Arc::clone(&replica),
+        );
+        let tasks = vec![
+            tokio::spawn(Arc::clone(&coordinator).run()).abort_handle(),
+            tokio::spawn(follow).abort_handle(),
+        ];
+        links.start(Arc::clone(&coordinator) as Arc<dyn LinkEvents>);
+        DataPath {
+            coordinator,
+            links,
+            replica,
+            tasks,
+        }
+    }
+
+    /// What the `Kv` service is made of.
+    pub fn kv(&self) -> KvParts {
+        KvParts {
+            coordinator: Arc::clone(&self.coordinator),
+        }
+    }
+
+    /// Stops it: connections close, nothing is answered any more. Drain first.
+    pub fn stop(&self) {
+        self.links.close();
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for DataPath {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Wakes once for each group of the log, and acknowledges all that it made durable.
+async fn follow_log(
+    mut durable: watch::Receiver<u64>,
+    coordinator: Arc<Coordinator>,
+    replica: Arc<Replica>,
+) {
+    while durable.changed().await.is_ok() {
+        let sequence = *durable.borrow_and_update();
+        replica.on_durable(sequence);
+        coordinator.on_durable(sequence);
+    }
+}

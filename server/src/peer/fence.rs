@@ -1,0 +1,115 @@
+//! What every message between nodes carries, and what is learned from it.
+//!
+//! Keeps I9: a foreign cluster is refused, a stale epoch is told the newer one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use ringfort_proto::{Failure, Reason, peer};
+use ringfort_ring::{Epoch, StoreId};
+use tokio::sync::watch;
+
+use crate::view::Views;
+
+/// The highest durable log sequence heard of each store, from the fences of its messages.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<BTreeMap<StoreId, u64>>);
+
+/// Stores that [`Heard`] remembers, at most: members come and go, and each is 16 bytes.
+const HEARD_STORES_MAX: usize = 65_536;
+
+impl Heard {
+    /// Notes that `store` has said `sequence` to be durable. Only grows.
+    pub fn note(&self, store: StoreId, sequence: u64) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = heard.get_mut(&store) {
+            *known = sequence.max(*known);
+        } else if heard.len() < HEARD_STORES_MAX {
+            heard.insert(store, sequence);
+        }
+    }
+
+    /// What was heard of `store`; 0 if nothing.
+    pub fn of(&self, store: StoreId) -> u64 {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&store)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// All that was heard, for the checkpoint.
+    pub fn all(&self) -> BTreeMap<StoreId, u64> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// How a fence compares with this node's view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// Same cluster, and an epoch that is not older than mine.
+    Current,
+    /// Same cluster, older epoch: the newer one is to be told.
+    Stale(Epoch),
+    /// Another cluster: refuse.
+    Foreign,
+}
+
+/// Writes this node's fences and judges those of others.
+#[derive(Clone)]
+pub struct Fences {
+    views: Views,
+    store_id: StoreId,
+    durable: watch::Receiver<u64>,
+}
+
+impl Fences {
+    /// The fences of the node that holds the store `store_id`, whose log is durable up to `durable`.
+    pub fn new(views: Views, store_id: StoreId, durable: watch::Receiver<u64>) -> Self {
+        Fences {
+            views,
+            store_id,
+            durable,
+        }
+    }
+
+    /// The fence of a message that is sent now.
+    pub fn fence(&self) -> peer::Fence {
+        let view = self.views.current();
+        peer::Fence {
+            cluster_id: view.cluster().0,
+            epoch: view.epoch().0,
+            store_id: self.store_id.0,
+            durable_sequence: *self.durable.borrow(),
+        }
+    }
+
+    /// Judges the fence of a message that came.
+    pub fn judge(&self, fence: &peer::Fence) -> Fenced {
+        let view = self.views.current();
+        if fence.cluster_id != view.cluster().0 {
+            Fenced::Foreign
+        } else if fence.epoch < view.epoch().0 {
+            Fenced::Stale(view.epoch())
+        } else {
+            Fenced::Current
+        }
+    }
+
+    /// The refusal of a message from another cluster.
+    pub fn wrong_cluster(&self, fence: &peer::Fence) -> Failure {
+        let mine = self.views.current().cluster();
+        Failure::new(
+            Reason::WrongCluster,
+            format!("this node belongs to cluster {mine}"),
+        )
+        .with("cluster", mine)
+        .with("theirs", format!("{:016x}", fence.cluster_id))
+    }
+}

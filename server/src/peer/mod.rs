@@ -1,0 +1,18 @@
+//! The data path between nodes: links out, a service in.
+//!
+//! Keeps I7 (what waits for a peer is bounded in bytes; past it an operation counts as *not sent* to that peer, and no
+//! other peer notices) and I9 (each message carries the cluster id and the epoch, and is judged by them).
+//!
+//! Sending never waits: whatever has queued when the connection has room goes out as one batch.
+
+pub mod fence;
+mod lane;
+pub mod links;
+mod outbox;
+pub mod replica;
+pub mod service;
+
+pub use fence::{Fences, Heard};
+pub use links::{LinkEvents, LinkParts, Links, PeerId};
+pub use replica::{Replica, ReplicaParts};
+pub use service::{DataSlot, Membership, service};

@@ -1,0 +1,368 @@
+//! What a node does for its peers: merges what they send, tells what it holds.
+//!
+//! Keeps I1 (a store is acknowledged when it is durable here), I3 (a copy that does not count toward R says so: it
+//! refuses with `NOT_SYNCED`) and I9 (a stale epoch is told the newer one, a foreign cluster is refused).
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use bytes::Bytes;
+use ringfort_proto::{Failure, Reason, peer, v1};
+use ringfort_ring::{PartitionId, StoreId, Token, token_of_framed};
+use ringfort_storage::{Key, Record, Store, store::Read};
+
+use super::{
+    fence::{Fenced, Fences, Heard},
+    outbox::{Answers, Outbox, Outgoing},
+};
+use crate::{
+    coordinator::{Coordinator, Origin, ReplySink},
+    counters::{Counters, add},
+    limits::LOADS_MAX,
+    pool::EnginePool,
+    view::{View, Views},
+    wire::{decode_object, encode_object},
+};
+
+/// What a [`Replica`] is made of.
+#[derive(Clone)]
+pub struct ReplicaParts {
+    /// The current view.
+    pub views: Views,
+    /// Fences, to judge and to write.
+    pub fences: Fences,
+    /// What is learned from fences.
+    pub heard: Arc<Heard>,
+    /// This node's store.
+    pub store: Store,
+    /// Where misses are loaded.
+    pub pool: Arc<dyn EnginePool>,
+    /// Coordinates what peers forward.
+    pub coordinator: Arc<Coordinator>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+}
+
+/// The peer's side of the data path.
+pub struct Replica {
+    parts: ReplicaParts,
+    streams: Mutex<Vec<Weak<Outbox>>>,
+}
+
+/// A digest or a fetch that needs the engine first.
+struct Missed {
+    id: u64,
+    key: Key,
+    whole: bool,
+}
+
+impl Replica {
+    /// Serves peers from these parts.
+    pub fn new(parts: ReplicaParts) -> Arc<Self> {
+        Arc::new(Replica {
+            parts,
+            streams: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// This node's fences.
+    pub(super) fn fences(&self) -> &Fences {
+        &self.parts.fences
+    }
+
+    /// Opens the replies of a new incoming stream.
+    pub(super) fn open(&self) -> (Arc<Outbox>, Outgoing) {
+        let outbox = Arc::new(Outbox::default());
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(&outbox));
+        let outgoing = Outgoing {
+            outbox: Arc::clone(&outbox),
+            fences: self.parts.fences.clone(),
+        };
+        (outbox, outgoing)
+    }
+
+    /// The log is durable to `sequence`: acknowledges what peers wait for. One call per group of the log.
+    pub fn on_durable(&self, sequence: u64) {
+        let streams = self
+            .streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for outbox in streams.iter().filter_map(Weak::upgrade) {
+            outbox.on_durable(sequence);
+        }
+    }
+
+    /// Applies one batch. Nothing waits here: what is not known yet is answered through `outbox` later.
+    ///
+    /// # Errors
+    /// `WRONG_CLUSTER`: the batch is from another cluster, nothing of it was applied, and the stream is to end.
+    pub(super) fn apply(
+        self: &Arc<Self>,
+        batch: peer::Batch,
+        outbox: &Arc<Outbox>,
+    ) -> Result<(), Failure> {
+        let parts = &self.parts;
+        let fence = batch.fence.unwrap_or_default();
+        let stale = match parts.fences.judge(&fence) {
+            Fenced::Foreign => {
+                add(&parts.counters.wrong_cluster, 1);
+                let failure = parts.fences.wrong_cluster(&fence);
+                tracing::warn!(%failure, "refused a message from another cluster");
+                return Err(failure);
+            }
+            Fenced::Stale(epoch) => Some(epoch.0),
+            Fenced::Current => None,
+        };
+        parts
+            .heard
+            .note(StoreId(fence.store_id), fence.durable_sequence);
+        if let Some(epoch) = stale {
+            outbox.answer(refuse_all(&batch, epoch), 0);
+            refuse_forwards(batch.forwards, epoch, outbox.as_ref());
+            return Ok(());
+        }
+        let mut answers = Answers::default();
+        self.apply_stores(batch.stores, &mut answers);
+        let missed = self.read_all(batch.digests, batch.fetches, &mut answers);
+        let operations: Vec<_> = batch
+            .forwards
+            .into_iter()
+            .filter_map(|f| f.operation)
+            .collect();
+        add(&parts.counters.peer_refused, answers.refused.len());
+        outbox.answer(answers, missed.len() + operations.len());
+        if !missed.is_empty() {
+            self.load(missed, Arc::clone(outbox), LOADS_MAX);
+        }
+        if !operations.is_empty() {
+            let sink = Arc::clone(outbox) as Arc<dyn ReplySink>;
+            parts.coordinator.submit(operations, Origin::Peer, &sink);
+        }
+        Ok(())
+    }
+
+    fn apply_stores(&self, stores: Vec<peer::Store>, answers: &mut Answers) {
+        add(&self.parts.counters.replica_stores, stores.len());
+        for store in stores {
+            let buffered = store.buffered;
+            let id = store.id;
+            match self.merge(store) {
+                Ok(_) if buffered => answers.stored.push(id),
+                Ok(sequence) => answers.waiting.push((sequence, id)),
+                Err(reason) => answers.refuse(id, reason, 0),
+            }
+        }
+    }
+
+    fn merge(&self, store: peer::Store) -> Result<u64, Reason> {
+        let key = key_from_wire(&store.key)?;
+        let object = decode_object(store.object).map_err(|why| {
+            tracing::warn!(%why, "refused an object of a peer");
+            Reason::BadRequest
+        })?;
+        self.parts
+            .store
+            .merge(&key, object)
+            .map_err(|_| Reason::Overloaded)
+    }
+
+    /// Answers what can be answered now; returns what needs the engine first.
+    fn read_all(
+        &self,
+        digests: Vec<peer::Digest>,
+        fetches: Vec<peer::Fetch>,
+        answers: &mut Answers,
+    ) -> Vec<Missed> {
+        let view = self.parts.views.current();
+        add(
+            &self.parts.counters.replica_reads,
+            digests.len() + fetches.len(),
+        );
+        let wanted = digests.into_iter().map(|d| (d.id, d.key, false));
+        let wanted = wanted.chain(fetches.into_iter().map(|f| (f.id, f.key, true)));
+        let mut missed = Vec::new();
+        for (id, key, whole) in wanted {
+            match key_from_wire(&key) {
+                Ok(key) => missed.extend(self.read(&view, Missed { id, key, whole }, answers)),
+                Err(reason) => answers.refuse(id, reason, 0),
+            }
+        }
+        missed
+    }
+
+    /// Answers one digest or fetch; hands it back if the engine must be asked first.
+    fn read(&self, view: &View, wanted: Missed, answers: &mut Answers) -> Option<Missed> {
+        let partition = view.layout().partition_of(Token(wanted.key.token()));
+        if !view.is_synced(view.me(), partition) {
+            answers.refuse(wanted.id, Reason::NotSynced, 0);
+            return None;
+        }
+        match self.parts.store.read(&wanted.key) {
+            Read::Found(record) if wanted.whole => {
+                let object = encode_object(record.object());
+                answers.fetched.push(peer::Fetched {
+                    id: wanted.id,
+                    object,
+                    reap_generation: 0,
+                });
+                None
+            }
+            Read::Found(record) => {
+                answers.digests.push((wanted.id, Record::leaf(&record)));
+                None
+            }
+            Read::Quarantined => {
+                answers.refuse(wanted.id, Reason::NotSynced, 0);
+                None
+            }
+            Read::Miss => Some(wanted),
+        }
+    }
+
+    /// Loads all misses of a batch in one job, and answers them.
+    fn load(self: &Arc<Self>, missed: Vec<Missed>, outbox: Arc<Outbox>, attempts: u8) {
+        add(&self.parts.counters.loads, missed.len());
+        let ids: Vec<u64> = missed.iter().map(|m| m.id).collect();
+        let (replica, late) = (Arc::clone(self), Arc::clone(&outbox));
+        let job = move || replica.loaded(missed, &late, attempts);
+        if self.parts.pool.submit(Box::new(job)).is_err() {
+            refuse_late(&ids, &outbox);
+        }
+    }
+
+    fn loaded(self: &Arc<Self>, missed: Vec<Missed>, outbox: &Arc<Outbox>, attempts: u8) {
+        let keys: Vec<Key> = missed.iter().map(|m| m.key.clone()).collect();
+        if let Err(error) = self.parts.store.load(&keys) {
+            tracing::error!(%error, "the engine failed to load");
+            let ids: Vec<u64> = missed.iter().map(|m| m.id).collect();
+            return refuse_late(&ids, outbox);
+        }
+        let view = self.parts.views.current();
+        let mut answers = Answers::default();
+        let count = missed.len();
+        let again: Vec<Missed> = missed
+            .into_iter()
+            .filter_map(|m| self.read(&view, m, &mut answers))
+            .collect();
+        outbox.later(answers, count - again.len());
+        if again.is_empty() {
+            return;
+        }
+        if attempts > 1 {
+            self.load(again, Arc::clone(outbox), attempts - 1);
+        } else {
+            refuse_late(&again.iter().map(|m| m.id).collect::<Vec<_>>(), outbox);
+        }
+    }
+
+    /// What a scan of this node's own copy needs.
+    pub(crate) fn scan_parts(&self) -> ScanParts {
+        ScanParts {
+            views: self.parts.views.clone(),
+            store: self.parts.store.clone(),
+        }
+    }
+
+    /// The pool that scans run on.
+    pub(crate) fn pool(&self) -> &Arc<dyn EnginePool> {
+        &self.parts.pool
+    }
+}
+
+/// What a scan of one node's own copy needs.
+#[derive(Clone)]
+pub(crate) struct ScanParts {
+    /// The current view.
+    pub views: Views,
+    /// The store.
+    pub store: Store,
+}
+
+impl ScanParts {
+    /// One page of a token range. Blocks.
+    pub fn page(&self, request: &peer::ScanRequest) -> Result<peer::ScanResponse, Failure> {
+        let view = self.views.current();
+        let after = (!request.after.is_empty()).then_some(&request.after[..]);
+        let page = self
+            .store
+            .scan(
+                request.first_token,
+                after,
+                request.last_token,
+                request.max_keys as usize,
+                usize::try_from(request.max_bytes).unwrap_or(usize::MAX),
+            )
+            .map_err(|error| {
+                Failure::new(Reason::Overloaded, format!("the scan failed: {error}"))
+            })?;
+        let first = view.layout().partition_of(Token(request.first_token));
+        let last = view.layout().partition_of(Token(request.last_token));
+        let unsynced = view
+            .unsynced(view.me())
+            .range(first..=last.max(first))
+            .copied();
+        let damaged = page
+            .quarantined
+            .iter()
+            .map(|key| view.layout().partition_of(Token(key.token())));
+        let unsynced: BTreeSet<PartitionId> = unsynced.chain(damaged).collect();
+        let objects = page.records.into_iter().map(|(key, record)| peer::Scanned {
+            key: key.framed().clone(),
+            object: encode_object(record.object()),
+        });
+        Ok(peer::ScanResponse {
+            objects: objects.collect(),
+            next: page
+                .next
+                .map(|key| key.framed().clone())
+                .unwrap_or_default(),
+            unsynced: unsynced.into_iter().map(|partition| partition.0).collect(),
+        })
+    }
+}
+
+/// The key of a message: copied, and its token computed here.
+pub(crate) fn key_from_wire(framed: &Bytes) -> Result<Key, Reason> {
+    let token = token_of_framed(framed);
+    Key::from_framed(token.0, Bytes::copy_from_slice(framed)).map_err(|_| Reason::BadRequest)
+}
+
+fn refuse_late(ids: &[u64], outbox: &Outbox) {
+    let mut answers = Answers::default();
+    ids.iter()
+        .for_each(|&id| answers.refuse(id, Reason::Overloaded, 0));
+    outbox.later(answers, ids.len());
+}
+
+/// Refuses all of a batch but its forwards, as sent under a stale epoch.
+fn refuse_all(batch: &peer::Batch, epoch: u64) -> Answers {
+    let mut answers = Answers::default();
+    let ids = batch.stores.iter().map(|s| s.id);
+    let ids = ids.chain(batch.digests.iter().map(|d| d.id));
+    for id in ids.chain(batch.fetches.iter().map(|f| f.id)) {
+        answers.refuse(id, Reason::StaleEpoch, epoch);
+    }
+    answers
+}
+
+fn refuse_forwards(forwards: Vec<peer::Forward>, epoch: u64, outbox: &Outbox) {
+    let failure = Failure::new(
+        Reason::StaleEpoch,
+        format!("the layout is at epoch {epoch} by now"),
+    )
+    .with("epoch", epoch);
+    let operations = forwards.into_iter().filter_map(|f| f.operation);
+    let results = operations.map(|op| v1::OperationResult {
+        id: op.id,
+        kind: Some(v1::operation_result::Kind::Error(failure.to_wire())),
+    });
+    let results: Vec<_> = results.collect();
+    if !results.is_empty() {
+        outbox.deliver(results);
+    }
+}

@@ -1,0 +1,355 @@
+//! Nodes and clusters under test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ringfort_proto::{Failure, peer, v1, v1::kv_client::KvClient};
+use ringfort_ring::{
+    ClusterId, Epoch, Layout, Member, NodeName, PartitionId, PlacementId, StoreId,
+};
+use ringfort_storage::{
+    Store,
+    disk::SimDisk,
+    engine::mem::MemHome,
+    log::{LogStep, LogWriter},
+    store::{StoreConfig, StoreParts},
+};
+use tokio::{task::AbortHandle, time::Instant};
+use tonic::{
+    Status,
+    transport::{Channel, Server},
+};
+
+use super::MemNet;
+use crate::{
+    clock::Clock,
+    coordinator::{Collector, Origin, ReplySink},
+    counters::Counters,
+    data::{DataParts, DataPath},
+    grpc::kv_service,
+    limits::Limits,
+    net::{Net, connect_channel},
+    peer::{DataSlot, Heard, Membership, service},
+    pool::{EnginePool, Job, PoolFull},
+    view::{View, Views},
+};
+
+/// The cluster that tests are in.
+pub const CLUSTER: ClusterId = ClusterId(0xC1);
+
+/// What a cluster is to be like.
+#[derive(Clone)]
+pub struct Options {
+    pub nodes: usize,
+    pub replicas: u32,
+    pub partitions: u32,
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            nodes: 3,
+            replicas: 3,
+            partitions: 8,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Monotonic time is tokio's; the wall clock stands where a test puts it.
+pub struct TestClock(pub AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Runs jobs at once, unless held.
+#[derive(Default)]
+pub struct TestPool {
+    held: AtomicBool,
+    waiting: Mutex<Vec<Job>>,
+}
+
+impl TestPool {
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    pub fn release(&self) {
+        self.held.store(false, Ordering::Release);
+        let jobs = std::mem::take(&mut *self.waiting.lock().expect("no test panics here"));
+        jobs.into_iter().for_each(|job| job());
+    }
+}
+
+impl EnginePool for TestPool {
+    fn submit(&self, job: Job) -> Result<(), PoolFull> {
+        if self.held.load(Ordering::Acquire) {
+            self.waiting.lock().expect("no test panics here").push(job);
+        } else {
+            tokio::spawn(async move { job() });
+        }
+        Ok(())
+    }
+}
+
+struct NoMembership;
+
+#[tonic::async_trait]
+impl Membership for NoMembership {
+    async fn hello(&self, _: peer::HelloRequest) -> Result<peer::HelloResponse, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
+
+    async fn accept(&self, _: peer::AcceptRequest) -> Result<peer::AcceptResponse, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
+}
+
+/// One node under test.
+pub struct Node {
+    pub name: NodeName,
+    pub net: MemNet,
+    pub data: DataPath,
+    pub views: Views,
+    pub store: Store,
+    pub counters: Arc<Counters>,
+    pub clock: Arc<TestClock>,
+    pub pool: Arc<TestPool>,
+    log_held: Arc<AtomicBool>,
+    dead: AtomicBool,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Node {
+    async fn start(net: &MemNet, layout: &Layout, index: usize, limits: Limits) -> Self {
+        let member = &layout.members()[index];
+        let mut random = 1000 * (index as u64 + 1);
+        let parts = StoreParts {
+            disk: Arc::new(SimDisk::new(index as u64)),
+            engine: Arc::new(MemHome::new()),
+            chance: Box::new(move || {
+                random += 1;
+                random
+            }),
+        };
+        let config = StoreConfig {
+            segment_bytes: 4 << 20,
+            ..StoreConfig::new(member.name.as_str(), layout.partitions())
+        };
+        let opened = Store::open(parts, &config).expect("a new store opens");
+        let view =
+            View::new(CLUSTER, layout.clone(), &member.name, &BTreeMap::new()).expect("a member");
+        let views = Views::new(view);
+        let counters = Arc::new(Counters::default());
+        let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
+        let pool = Arc::new(TestPool::default());
+        let data = DataPath::start(DataParts {
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            views: views.clone(),
+            store: opened.store.clone(),
+            store_id: member.store_id,
+            heard: Arc::new(Heard::default()),
+            net: Arc::new(net.clone()),
+            pool: Arc::clone(&pool) as Arc<dyn EnginePool>,
+            limits,
+            counters: Arc::clone(&counters),
+            client_id: 77 + index as u64,
+            jitter_seed: index as u64,
+        });
+        let log_held = Arc::new(AtomicBool::new(false));
+        let mut tasks =
+            vec![tokio::spawn(drive(opened.writer, Arc::clone(&log_held))).abort_handle()];
+        let slot = DataSlot::default();
+        slot.set(Arc::clone(&data.replica)).ok().expect("empty");
+        let peers = service(Arc::new(NoMembership), slot);
+        let incoming = net.bind(&member.peer_addr).await.expect("binds").incoming;
+        tasks.push(
+            tokio::spawn(Server::builder().serve_with_incoming(peers, incoming)).abort_handle(),
+        );
+        let clients = kv_service(data.kv());
+        let incoming = net.bind(&member.client_addr).await.expect("binds").incoming;
+        tasks.push(
+            tokio::spawn(Server::builder().serve_with_incoming(clients, incoming)).abort_handle(),
+        );
+        Node {
+            name: member.name.clone(),
+            net: net.clone(),
+            data,
+            views,
+            store: opened.store,
+            counters,
+            clock,
+            pool,
+            log_held,
+            dead: AtomicBool::new(false),
+            tasks,
+        }
+    }
+
+    /// Nothing becomes durable until released.
+    pub fn hold_log(&self, held: bool) {
+        self.log_held.store(held, Ordering::Release);
+    }
+
+    /// The node is gone, in an instant, for good.
+    fn kill(&self) {
+        self.dead.store(true, Ordering::Release);
+        let view = self.views.current();
+        let me = view.my_member();
+        self.net.cut(&me.peer_addr);
+        self.net.cut(&me.client_addr);
+        self.data.stop();
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Replaces what this node thinks of the copies: all of `nodes` are unsynced for everything.
+    pub fn mark_unsynced(&self, nodes: &[&NodeName]) {
+        let view = self.views.current();
+        let all: BTreeSet<PartitionId> = view.layout().partition_ids().collect();
+        let unsynced = nodes
+            .iter()
+            .map(|&name| (name.clone(), all.clone()))
+            .collect();
+        let view =
+            View::new(CLUSTER, view.layout().clone(), &self.name, &unsynced).expect("a member");
+        self.views.replace(view);
+    }
+
+    /// Starts one operation without waiting; returns where its result arrives.
+    pub fn start_op(
+        &self,
+        kind: v1::operation::Kind,
+        deadline: Duration,
+        origin: Origin,
+    ) -> tokio::sync::oneshot::Receiver<Vec<v1::OperationResult>> {
+        let (collector, results) = Collector::new(1);
+        let sink: Arc<dyn ReplySink> = collector;
+        let deadline_us = deadline.as_micros() as u64;
+        let operation = v1::Operation {
+            id: 0,
+            deadline_us,
+            kind: Some(kind),
+        };
+        self.data.coordinator.submit(vec![operation], origin, &sink);
+        results
+    }
+
+    /// Runs one operation with a deadline of 5 s.
+    pub async fn run(
+        &self,
+        kind: v1::operation::Kind,
+    ) -> Result<v1::operation_result::Kind, Failure> {
+        outcome(self.start_op(kind, Duration::from_secs(5), Origin::Client)).await
+    }
+
+    /// A client of this node's `Kv`.
+    pub async fn client(&self) -> KvClient<Channel> {
+        let addr = self.views.current().my_member().client_addr.clone();
+        let net: Arc<dyn Net> = Arc::new(self.net.clone());
+        let channel = connect_channel(&net, &addr, Duration::from_secs(1)).await;
+        KvClient::new(channel.expect("the node listens"))
+    }
+}
+
+/// Waits for the result of [`Node::start_op`].
+pub async fn outcome(
+    results: tokio::sync::oneshot::Receiver<Vec<v1::OperationResult>>,
+) -> Result<v1::operation_result::Kind, Failure> {
+    let result = results
+        .await
+        .expect("every operation is answered")
+        .pop()
+        .expect("one result");
+    match result.kind.expect("of a kind") {
+        v1::operation_result::Kind::Error(error) => Err(Failure::from_wire(error).expect("typed")),
+        kind => Ok(kind),
+    }
+}
+
+/// Writes the log while it is not held.
+async fn drive(mut writer: LogWriter, held: Arc<AtomicBool>) {
+    loop {
+        while !held.load(Ordering::Acquire)
+            && matches!(writer.step().expect("the disk works"), LogStep::Worked)
+        {}
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Several nodes of one cluster.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until all its links stand.
+    pub async fn start(options: Options) -> Self {
+        let net = MemNet::default();
+        let members = (0..options.nodes)
+            .map(|index| member(index as u64))
+            .collect();
+        let layout =
+            Layout::new(Epoch(1), options.partitions, options.replicas, members).expect("valid");
+        let mut nodes = Vec::new();
+        for index in 0..options.nodes {
+            nodes.push(Node::start(&net, &layout, index, options.limits.clone()).await);
+        }
+        for node in &nodes {
+            let mut states = node.data.links.states();
+            let ready = states.wait_for(|s| s.all_attempted && s.connected.values().all(|&up| up));
+            ready.await.expect("links run");
+        }
+        Cluster { nodes }
+    }
+
+    /// Three nodes, three copies.
+    pub async fn of_three() -> Self {
+        Self::start(Options::default()).await
+    }
+
+    /// Waits until node `at` sees node `other` connected or not.
+    pub async fn wait_link(&self, at: usize, other: usize, up: bool) {
+        let name = self.nodes[other].name.clone();
+        let mut states = self.nodes[at].data.links.states();
+        states
+            .wait_for(|s| s.connected.get(&name) == Some(&up))
+            .await
+            .expect("links run");
+    }
+
+    /// Kills a node, and waits until the others that live have noticed.
+    pub async fn kill(&self, index: usize) {
+        self.nodes[index].kill();
+        for at in (0..self.nodes.len()).filter(|&at| !self.nodes[at].dead.load(Ordering::Acquire)) {
+            self.wait_link(at, index, false).await;
+        }
+    }
+}
+
+fn member(index: u64) -> Member {
+    let name = format!("n{index}");
+    Member {
+        name: NodeName::new(name.clone()).expect("valid"),
+        placement_id: PlacementId(index + 1),
+        store_id: StoreId(100 + index),
+        tokens: 256,
+        zone: String::new(),
+        client_addr: format!("{name}:7400"),
+        peer_addr: format!("{name}:7500"),
+        http_addr: format!("{name}:7600"),
+    }
+}

@@ -1,0 +1,142 @@
+//! What this node knows of the cluster while it serves a request.
+//!
+//! Keeps I6 (owners come from the layout alone, never from who is alive) and gives I9 its cluster id and epoch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ringfort_ring::{
+    ClusterId, Epoch, Layout, Member, NodeName, PartitionId, Placement, PlacementError,
+};
+use tokio::sync::watch;
+
+/// Why a view could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// This node is no member of the layout.
+    #[error("{0} is no member of the layout")]
+    NotAMember(NodeName),
+    /// The layout has no placement.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+}
+
+/// One state of the cluster, as this node sees it. Replaced as a whole when anything of it changes.
+#[derive(Debug)]
+pub struct View {
+    cluster: ClusterId,
+    layout: Layout,
+    placement: Placement,
+    me: usize,
+    /// By member: the partitions whose copy there does not count toward R.
+    unsynced: Vec<BTreeSet<PartitionId>>,
+}
+
+impl View {
+    /// The view of the member called `me`; `unsynced` names the partitions whose copies do not count toward R.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn new(
+        cluster: ClusterId,
+        layout: Layout,
+        me: &NodeName,
+        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
+    ) -> Result<Self, ViewError> {
+        let placement = Placement::compute(&layout)?;
+        let me = layout
+            .index_of(me)
+            .ok_or_else(|| ViewError::NotAMember(me.clone()))?;
+        let unsynced = layout
+            .members()
+            .iter()
+            .map(|member| unsynced.get(&member.name).cloned().unwrap_or_default())
+            .collect();
+        Ok(View {
+            cluster,
+            layout,
+            placement,
+            me,
+            unsynced,
+        })
+    }
+
+    /// The cluster's id.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The layout that reads are routed by.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The placement of that layout.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The layout's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.layout.epoch()
+    }
+
+    /// This node's place among the members.
+    pub fn me(&self) -> usize {
+        self.me
+    }
+
+    /// This node, as the layout lists it.
+    pub fn my_member(&self) -> &Member {
+        &self.layout.members()[self.me]
+    }
+
+    /// The member called `name`.
+    pub fn member(&self, name: &NodeName) -> Option<&Member> {
+        self.layout.member(name)
+    }
+
+    /// The owners of a partition, as places among the members, in preference order.
+    pub fn owners(&self, partition: PartitionId) -> &[u16] {
+        self.placement.owners(partition)
+    }
+
+    /// Whether the copy of `partition` on that member counts toward R, as far as this node knows.
+    pub fn is_synced(&self, member: usize, partition: PartitionId) -> bool {
+        let unsynced = &self.unsynced[member];
+        unsynced.is_empty() || !unsynced.contains(&partition)
+    }
+
+    /// The partitions whose copy on that member does not count toward R.
+    pub fn unsynced(&self, member: usize) -> &BTreeSet<PartitionId> {
+        &self.unsynced[member]
+    }
+}
+
+/// The current [`View`], shared by all parts of a node.
+#[derive(Debug, Clone)]
+pub struct Views(Arc<watch::Sender<Arc<View>>>);
+
+impl Views {
+    /// Starts with `view`.
+    pub fn new(view: View) -> Self {
+        Views(Arc::new(watch::Sender::new(Arc::new(view))))
+    }
+
+    /// The view now.
+    pub fn current(&self) -> Arc<View> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Makes `view` the current one.
+    pub fn replace(&self, view: View) {
+        self.0.send_replace(Arc::new(view));
+    }
+
+    /// Told of every replacement.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
+        self.0.subscribe()
+    }
+}
