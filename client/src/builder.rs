@@ -60,7 +60,7 @@ impl ClientBuilder {
     /// Nodes to learn the layout from, as `host:port`; any one that answers is enough. Default
     /// [`DEFAULT_ENDPOINT`].
     pub fn endpoints<E: Into<String>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
-        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
     }
 

@@ -149,3 +149,57 @@ impl Drop for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The floor that a write which starts now would send.
+    fn floor(sequences: &Arc<Sequences>) -> u64 {
+        let ticket = sequences.next(Instant::now()).expect("the window has room");
+        ticket.attempt().1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_floor_waits_for_the_lowest() {
+        let sequences = Sequences::new(9);
+        let now = Instant::now();
+        let first = sequences.next(now).unwrap();
+        let second = sequences.next(now).unwrap();
+        assert_eq!(first.request_id(), v1::RequestId { client: 9, sequence: 1 });
+        assert_eq!(second.request_id().sequence, 2);
+        drop(second);
+        assert_eq!(floor(&sequences), 1);
+        let (attempt, _) = first.attempt();
+        drop(first);
+        assert_eq!(floor(&sequences), 1, "its attempt is still on its way");
+        drop(attempt);
+        assert_eq!(floor(&sequences), 5, "three and four were the probes");
+        assert!(sequences.lock().holders.is_empty(), "nothing is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_without_an_answer_is_held_past_its_deadline() {
+        let sequences = Sequences::new(9);
+        let ticket = sequences.next(Instant::now()).unwrap();
+        let (attempt, _) = ticket.attempt();
+        attempt.abandon(Instant::now() + Duration::from_secs(1));
+        drop(ticket);
+        tokio::time::sleep(STRAGGLER).await;
+        assert_eq!(floor(&sequences), 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(floor(&sequences), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_is_bounded() {
+        let sequences = Sequences::new(9);
+        let oldest = sequences.next(Instant::now()).unwrap();
+        sequences.lock().holders.resize(WINDOW_MAX, 1);
+        let error = sequences.next(Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Overloaded);
+        assert!(!error.is_ambiguous());
+        drop(oldest);
+        assert!(sequences.next(Instant::now()).is_ok());
+    }
+}

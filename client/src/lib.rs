@@ -7,6 +7,7 @@ mod connector;
 mod context;
 mod discovery;
 mod error;
+pub mod fake;
 mod ids;
 mod inner;
 mod options;

@@ -117,28 +117,24 @@ impl Common {
 macro_rules! common_options {
     () => {
         /// The namespace of the key, instead of the client's.
-        #[must_use]
         pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
             self.common.namespace = Some(namespace.into());
             self
         }
 
         /// How long the whole call may take, retries included; at most four minutes.
-        #[must_use]
         pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
             self.common.timeout = Some(timeout);
             self
         }
 
         /// How early an overloaded node may refuse the call.
-        #[must_use]
         pub fn criticality(mut self, criticality: $crate::Criticality) -> Self {
             self.common.criticality = Some(criticality);
             self
         }
 
         /// Whether only owners count, so that no fallback stands in for one that is down.
-        #[must_use]
         pub fn strict(mut self, strict: bool) -> Self {
             self.common.strict = Some(strict);
             self

@@ -84,10 +84,10 @@ impl View {
         avoid: Option<&str>,
         named: Option<&str>,
     ) -> &Arc<Session> {
-        if let Some(session) = named.and_then(|name| self.session_of(name)) {
-            if session.health() != Health::Down {
-                return session;
-            }
+        if let Some(session) = named.and_then(|name| self.session_of(name))
+            && session.health() != Health::Down
+        {
+            return session;
         }
         let partition = self.ring.layout.partition_of(token);
         let owners = self.ring.placement.owners(partition);

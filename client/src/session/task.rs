@@ -36,17 +36,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// Opens the stream, attends to it, and opens it again when it ends.
 async fn keep_open(shared: &Arc<Shared>) {
     let mut failures: u32 = 0;
+    let mut useless: u32 = 0;
     loop {
         let refusal = match open(shared).await {
             Ok(answers) => {
                 let ended = attend(shared, answers).await;
                 tracing::debug!(node = %shared.address, why = %ended.why, "session broke");
-                shared.fail_all(
-                    &ended.why,
-                    ended
-                        .useless
-                        .then(|| cannot_reach(&shared.address, &ended.why)),
-                )
+                // One that breaks is opened again at once, and what comes meanwhile waits for it. One that breaks
+                // again before it carried an answer would only turn in circles.
+                useless = if ended.useless { useless + 1 } else { 0 };
+                let refusal = (useless > 1).then(|| cannot_reach(&shared.address, &ended.why));
+                shared.fail_all(&ended.why, refusal)
             }
             Err(refusal) => {
                 tracing::debug!(node = %shared.address, %refusal, "no session");
@@ -136,7 +136,7 @@ fn cannot_reach(address: &str, why: &str) -> Error {
 /// How a stream ended.
 struct Ended {
     why: String,
-    /// It never carried an answer: opening it again at once would only turn in circles.
+    /// It never carried an answer.
     useless: bool,
 }
 
