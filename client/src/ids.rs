@@ -166,7 +166,13 @@ mod tests {
         let now = Instant::now();
         let first = sequences.next(now).unwrap();
         let second = sequences.next(now).unwrap();
-        assert_eq!(first.request_id(), v1::RequestId { client: 9, sequence: 1 });
+        assert_eq!(
+            first.request_id(),
+            v1::RequestId {
+                client: 9,
+                sequence: 1
+            }
+        );
         assert_eq!(second.request_id().sequence, 2);
         drop(second);
         assert_eq!(floor(&sequences), 1);

@@ -102,7 +102,12 @@ mod tests {
     }
 
     fn row(reason: Reason, kind: Kind, ambiguous: bool, again: (bool, bool, bool)) -> Row {
-        Row { reason, kind, ambiguous, again }
+        Row {
+            reason,
+            kind,
+            ambiguous,
+            again,
+        }
     }
 
     const ALWAYS: (bool, bool, bool) = (true, true, true);
@@ -143,42 +148,81 @@ mod tests {
     fn every_reason_has_its_kind_and_its_policy() {
         let table = table();
         let reasons: Vec<Reason> = table.iter().map(|row| row.reason).collect();
-        assert_eq!(reasons, Reason::ALL, "the table has each reason once, in order");
-        for Row { reason, kind, ambiguous, again } in table {
+        assert_eq!(
+            reasons,
+            Reason::ALL,
+            "the table has each reason once, in order"
+        );
+        for Row {
+            reason,
+            kind,
+            ambiguous,
+            again,
+        } in table
+        {
             let failure = || Failure::new(reason, "words of the server").with("need", 2);
             let error = Error::from_failure(failure(), "n0", true);
-            assert_eq!((error.kind(), error.is_ambiguous()), (kind, ambiguous), "{reason:?}");
+            assert_eq!(
+                (error.kind(), error.is_ambiguous()),
+                (kind, ambiguous),
+                "{reason:?}"
+            );
             assert_eq!((error.node(), error.reason()), (Some("n0"), Some(reason)));
             assert_eq!(error.failure().expect("typed").metadata["need"], "2");
             assert!(error.to_string().contains("words of the server"), "{error}");
-            assert!(!Error::from_failure(failure(), "n0", false).is_ambiguous(), "a read changes nothing");
+            assert!(
+                !Error::from_failure(failure(), "n0", false).is_ambiguous(),
+                "a read changes nothing"
+            );
             let hinted = failure().retry_after(Duration::from_millis(20));
-            let is = (is_again(failure()), is_again(hinted.clone()), is_again(failure().with("node", "n1")));
+            let is = (
+                is_again(failure()),
+                is_again(hinted.clone()),
+                is_again(failure().with("node", "n1")),
+            );
             assert_eq!(is, again, "{reason:?}");
             // What this call does by itself, its caller may do as well; a passed deadline is the caller's alone.
-            let retryable = again.0 || kind == Kind::Timeout || matches!(kind, Kind::Overloaded | Kind::RateLimited);
+            let retryable = again.0
+                || kind == Kind::Timeout
+                || matches!(kind, Kind::Overloaded | Kind::RateLimited);
             assert_eq!(error.is_retryable(), retryable, "{reason:?}");
-            assert_eq!(Error::from_failure(hinted, "n0", true).is_retryable(), retryable || again.1, "{reason:?}");
+            assert_eq!(
+                Error::from_failure(hinted, "n0", true).is_retryable(),
+                retryable || again.1,
+                "{reason:?}"
+            );
         }
     }
 
     #[test]
     fn an_answer_without_a_reason_is_ambiguous_for_a_write() {
         use tonic::{Code, Status};
-        for code in [Code::Unavailable, Code::Internal, Code::Unknown, Code::InvalidArgument, Code::DeadlineExceeded] {
+        for code in [
+            Code::Unavailable,
+            Code::Internal,
+            Code::Unknown,
+            Code::InvalidArgument,
+            Code::DeadlineExceeded,
+        ] {
             let status = Status::new(code, "a proxy's words");
             let write = Error::from_status(&status, "n0", true);
             assert!(write.is_ambiguous() && write.is_retryable(), "{code:?}");
             assert_eq!((write.kind(), write.code()), (Kind::Transport, Some(code)));
             assert!(write.to_string().contains("a proxy's words"), "{write}");
-            assert!(!Error::from_status(&status, "n0", false).is_ambiguous(), "{code:?}");
+            assert!(
+                !Error::from_status(&status, "n0", false).is_ambiguous(),
+                "{code:?}"
+            );
         }
         for (code, kind) in [
             (Code::Unauthenticated, Kind::Unauthenticated),
             (Code::PermissionDenied, Kind::PermissionDenied),
         ] {
             let error = Error::from_status(&Status::new(code, "no"), "n0", true);
-            assert_eq!((error.kind(), error.is_ambiguous(), error.is_retryable()), (kind, false, false));
+            assert_eq!(
+                (error.kind(), error.is_ambiguous(), error.is_retryable()),
+                (kind, false, false)
+            );
             assert_eq!(decide(&error, 0, LEFT, 0.5), Decision::Stop);
         }
         let unknown = ringfort_proto::v1::Error {
@@ -187,7 +231,10 @@ mod tests {
             ..Default::default()
         };
         let error = Error::from_wire(unknown, "n0", true);
-        assert!(error.is_ambiguous() && error.to_string().contains("FROM_THE_FUTURE"), "{error}");
+        assert!(
+            error.is_ambiguous() && error.to_string().contains("FROM_THE_FUTURE"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -195,7 +242,11 @@ mod tests {
         let error = Error::unreachable("n0", "refused");
         assert_eq!(decide(&error, ATTEMPTS_MAX - 1, LEFT, 0.0), Decision::Stop);
         assert_eq!(decide(&error, 0, Duration::ZERO, 0.0), Decision::Stop);
-        assert_eq!(decide(&error, 0, Duration::from_millis(1), 0.9), Decision::Stop, "the pause would outlast it");
+        assert_eq!(
+            decide(&error, 0, Duration::from_millis(1), 0.9),
+            Decision::Stop,
+            "the pause would outlast it"
+        );
         for attempt in 0..40 {
             assert!(backoff(attempt, 0.999) <= BACKOFF_MAX);
             assert_eq!(backoff(attempt, 0.0), Duration::ZERO, "full jitter");
@@ -206,13 +257,27 @@ mod tests {
     #[test]
     fn a_hint_is_waited_for_and_a_named_node_is_asked_at_once() {
         let hint = Duration::from_millis(300);
-        let busy = Error::from_failure(Failure::new(Reason::Overloaded, "busy").retry_after(hint), "n0", true);
+        let busy = Error::from_failure(
+            Failure::new(Reason::Overloaded, "busy").retry_after(hint),
+            "n0",
+            true,
+        );
         match decide(&busy, 0, LEFT, 0.5) {
-            Decision::Again { after, to: Target::Elsewhere } => assert!(after >= hint),
+            Decision::Again {
+                after,
+                to: Target::Elsewhere,
+            } => assert!(after >= hint),
             other => panic!("{other:?}"),
         }
-        let stale = Error::from_failure(Failure::new(Reason::StaleEpoch, "ask").with("node", "n2"), "n0", true);
-        let there = Decision::Again { after: Duration::ZERO, to: Target::Named("n2".to_owned()) };
+        let stale = Error::from_failure(
+            Failure::new(Reason::StaleEpoch, "ask").with("node", "n2"),
+            "n0",
+            true,
+        );
+        let there = Decision::Again {
+            after: Duration::ZERO,
+            to: Target::Named("n2".to_owned()),
+        };
         assert_eq!(decide(&stale, 0, LEFT, 0.5), there);
     }
 }

@@ -136,8 +136,14 @@ impl FakeCluster {
     /// # Panics
     /// If there are no nodes, or more than a hundred.
     pub fn new(nodes: usize) -> Self {
-        assert!((1..=100).contains(&nodes), "a fake cluster has 1 to 100 nodes");
-        let node = || Node { is_member: true, ..Node::default() };
+        assert!(
+            (1..=100).contains(&nodes),
+            "a fake cluster has 1 to 100 nodes"
+        );
+        let node = || Node {
+            is_member: true,
+            ..Node::default()
+        };
         let state = State {
             store: Store::default(),
             nodes: (0..nodes).map(|_| node()).collect(),
@@ -148,18 +154,28 @@ impl FakeCluster {
             layouts_asked: 0,
         };
         let held = watch::Sender::new(BTreeSet::new());
-        FakeCluster { shared: Arc::new(Shared { state: Mutex::new(state), held, started: Instant::now() }) }
+        FakeCluster {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                held,
+                started: Instant::now(),
+            }),
+        }
     }
 
     /// A client of this cluster.
     pub fn client(&self) -> Client {
-        self.client_builder().build().expect("the fake's endpoints are well formed")
+        self.client_builder()
+            .build()
+            .expect("the fake's endpoints are well formed")
     }
 
     /// Settings for a client of this cluster: its endpoints are all members, its connections lead into memory.
     pub fn client_builder(&self) -> ClientBuilder {
         let endpoints: Vec<String> = (0..self.lock().nodes.len()).map(address).collect();
-        Client::builder().endpoints(endpoints).connector(net::connector(self.clone()))
+        Client::builder()
+            .endpoints(endpoints)
+            .connector(net::connector(self.clone()))
     }
 
     /// Lets this happen to the next operation that has no fault before it.
@@ -220,7 +236,10 @@ impl FakeCluster {
     /// Adds a node to the cluster and its layout, which gets a new epoch. Gives the node's number.
     pub fn join(&self) -> usize {
         let mut state = self.lock();
-        state.nodes.push(Node { is_member: true, ..Node::default() });
+        state.nodes.push(Node {
+            is_member: true,
+            ..Node::default()
+        });
         state.epoch += 1;
         state.nodes.len() - 1
     }
@@ -244,10 +263,24 @@ impl FakeCluster {
 
     /// Lets somebody else write a value beside what is there, without any node that sees it.
     pub fn add_sibling(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) {
-        let key = v1::Key { namespace: String::new(), key: Bytes::copy_from_slice(key.as_ref()) };
-        let put = v1::PutRequest { key: Some(key), value: value.into(), ..v1::PutRequest::default() };
-        let around = Surroundings { now_ms: self.now_ms(), replicas: 1, alive: 1 };
-        let added = self.lock().store.serve(v1::operation::Kind::Put(put), around);
+        let key = v1::Key {
+            namespace: String::new(),
+            key: Bytes::copy_from_slice(key.as_ref()),
+        };
+        let put = v1::PutRequest {
+            key: Some(key),
+            value: value.into(),
+            ..v1::PutRequest::default()
+        };
+        let around = Surroundings {
+            now_ms: self.now_ms(),
+            replicas: 1,
+            alive: 1,
+        };
+        let added = self
+            .lock()
+            .store
+            .serve(v1::operation::Kind::Put(put), around);
         added.expect("the key and the value are within their limits");
     }
 
@@ -258,22 +291,36 @@ impl FakeCluster {
 
     /// The owners of a key of the namespace `default`, as node numbers in preference order.
     pub fn owners(&self, key: impl AsRef<[u8]>) -> Vec<usize> {
-        let key = v1::Key { namespace: String::new(), key: Bytes::copy_from_slice(key.as_ref()) };
-        service::locate(&self.lock(), &key).owners.iter().map(|name| number(name)).collect()
+        let key = v1::Key {
+            namespace: String::new(),
+            key: Bytes::copy_from_slice(key.as_ref()),
+        };
+        service::locate(&self.lock(), &key)
+            .owners
+            .iter()
+            .map(|name| number(name))
+            .collect()
     }
 
     /// The partition of a key of the namespace `default`.
     pub fn partition(&self, key: impl AsRef<[u8]>) -> u32 {
-        let key = v1::Key { namespace: String::new(), key: Bytes::copy_from_slice(key.as_ref()) };
+        let key = v1::Key {
+            namespace: String::new(),
+            key: Bytes::copy_from_slice(key.as_ref()),
+        };
         service::locate(&self.lock(), &key).partition
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_ms(&self) -> u64 {
-        EPOCH_MS + u64::try_from(self.shared.started.elapsed().as_millis()).expect("a test is short")
+        EPOCH_MS
+            + u64::try_from(self.shared.started.elapsed().as_millis()).expect("a test is short")
     }
 
     /// Waits while the node is held.

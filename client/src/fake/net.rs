@@ -23,7 +23,11 @@ const OPEN_DELAY: Duration = Duration::from_micros(100);
 /// How the clients of a fake cluster connect.
 pub(super) fn connector(
     cluster: FakeCluster,
-) -> impl Service<Uri, Response = DuplexStream, Error = io::Error, Future: Send> + Clone + Send + Sync + 'static {
+) -> impl Service<Uri, Response = DuplexStream, Error = io::Error, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     tower::service_fn(move |uri: Uri| {
         let cluster = cluster.clone();
         async move {
@@ -35,18 +39,25 @@ pub(super) fn connector(
 
 fn connect(cluster: &FakeCluster, uri: &Uri) -> io::Result<DuplexStream> {
     let host = uri.host().and_then(|host| host.strip_suffix(".fake"));
-    let host = host.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host in the fake cluster"))?;
+    let host = host.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "no such host in the fake cluster")
+    })?;
     let node = number(host);
     let mut state = cluster.lock();
     if state.nodes[node].stopped {
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the fake node is stopped"));
+        return Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            "the fake node is stopped",
+        ));
     }
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let service = Router::new(FakeNode::new(cluster.clone(), node));
     let serving = tokio::spawn(async move {
         let server = auto::Builder::new(TokioExecutor::new()).http2_only();
         // A connection that ends in an error is one that a test broke.
-        let _ = server.serve_connection(TokioIo::new(far), TowerToHyperService::new(service)).await;
+        let _ = server
+            .serve_connection(TokioIo::new(far), TowerToHyperService::new(service))
+            .await;
     });
     state.nodes[node].connections.push(serving.abort_handle());
     Ok(near)
@@ -61,7 +72,10 @@ struct Router {
 
 impl Router {
     fn new(node: FakeNode) -> Self {
-        Router { kv: KvServer::new(node.clone()), admin: AdminServer::new(node) }
+        Router {
+            kv: KvServer::new(node.clone()),
+            admin: AdminServer::new(node),
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use ringfort_proto::{
     Failure, Reason,
-    v1::{self, Operation, OperationResult, admin_server::Admin, kv_server::Kv, operation, operation_result},
+    v1::{
+        self, Operation, OperationResult, admin_server::Admin, kv_server::Kv, operation,
+        operation_result,
+    },
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
@@ -44,14 +47,22 @@ impl FakeNode {
         let now_ms = self.cluster.now_ms();
         let mut state = self.cluster.lock();
         let Some(kind) = kind else {
-            return self.refuse(Failure::new(Reason::BadRequest, "the operation is of no kind"));
+            return self.refuse(Failure::new(
+                Reason::BadRequest,
+                "the operation is of no kind",
+            ));
         };
         if state.seen.len() == SEEN_MAX {
             state.seen.pop_front();
         }
-        state.seen.push_back(seen(name(self.node), &kind, deadline_us, batch));
+        state
+            .seen
+            .push_back(seen(name(self.node), &kind, deadline_us, batch));
         if deadline_us == 0 {
-            return self.refuse(Failure::new(Reason::NoDeadline, "the operation has no deadline"));
+            return self.refuse(Failure::new(
+                Reason::NoDeadline,
+                "the operation has no deadline",
+            ));
         }
         let around = state.surroundings(now_ms);
         let apply = |state: &mut State| match state.store.serve(kind.clone(), around) {
@@ -70,7 +81,11 @@ impl FakeNode {
             Some(Fault::ApplyAndFailUntyped) => {
                 apply(&mut state);
                 let (code, message) = (Code::Internal as i32, "a proxy gave up".to_owned());
-                Outcome::Answer(operation_result::Kind::Error(v1::Error { code, message, ..v1::Error::default() }))
+                Outcome::Answer(operation_result::Kind::Error(v1::Error {
+                    code,
+                    message,
+                    ..v1::Error::default()
+                }))
             }
             Some(Fault::ApplyAndBreak) => {
                 apply(&mut state);
@@ -119,14 +134,25 @@ impl FakeNode {
                 state.batches
             };
             let mut results = Vec::new();
-            for Operation { id, deadline_us, kind } in request.operations {
+            for Operation {
+                id,
+                deadline_us,
+                kind,
+            } in request.operations
+            {
                 match self.receive(kind, deadline_us, batch) {
-                    Outcome::Answer(kind) => results.push(OperationResult { id, kind: Some(kind) }),
+                    Outcome::Answer(kind) => results.push(OperationResult {
+                        id,
+                        kind: Some(kind),
+                    }),
                     Outcome::Late(after, kind) => {
                         let (this, answers) = (self.clone(), answers.clone());
                         tokio::spawn(async move {
                             sleep(after).await;
-                            let late = this.envelope(vec![OperationResult { id, kind: Some(kind) }]);
+                            let late = this.envelope(vec![OperationResult {
+                                id,
+                                kind: Some(kind),
+                            }]);
                             let _ = answers.send(Ok(late)).await;
                         });
                     }
@@ -141,7 +167,11 @@ impl FakeNode {
     }
 
     /// One operation by a unary call.
-    async fn unary(&self, kind: operation::Kind, deadline: Duration) -> Result<operation_result::Kind, Status> {
+    async fn unary(
+        &self,
+        kind: operation::Kind,
+        deadline: Duration,
+    ) -> Result<operation_result::Kind, Status> {
         self.cluster.wait_while_held(self.node).await;
         let deadline_us = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
         let answer = match self.receive(Some(kind), deadline_us, 0) {
@@ -180,9 +210,13 @@ fn seen(node: String, kind: &operation::Kind, deadline_us: u64, batch: u64) -> S
         node,
         key: key.as_ref().map(|key| key.key.to_vec()).unwrap_or_default(),
         write: read.is_none() && !matches!(kind, operation::Kind::Get(_)),
-        request_id: write.and_then(|options| options.request_id.as_ref()).map(|id| (id.client, id.sequence)),
+        request_id: write
+            .and_then(|options| options.request_id.as_ref())
+            .map(|id| (id.client, id.sequence)),
         lowest_unanswered: write.map_or(0, |options| options.lowest_unanswered),
-        attempt: write.map_or(0, |options| options.attempt).max(read.map_or(0, |options| options.attempt)),
+        attempt: write
+            .map_or(0, |options| options.attempt)
+            .max(read.map_or(0, |options| options.attempt)),
         deadline: Duration::from_micros(deadline_us),
         batch,
     }
@@ -190,11 +224,19 @@ fn seen(node: String, kind: &operation::Kind, deadline_us: u64, batch: u64) -> S
 
 /// The time that a unary call has: `grpc-timeout` is held by the server's own stack, so only its presence matters here.
 fn deadline_of<T>(request: &Request<T>) -> Duration {
-    if request.metadata().contains_key("grpc-timeout") { Duration::from_secs(1) } else { Duration::ZERO }
+    if request.metadata().contains_key("grpc-timeout") {
+        Duration::from_secs(1)
+    } else {
+        Duration::ZERO
+    }
 }
 
 fn wire_layout(state: &State) -> v1::Layout {
-    let members = state.nodes.iter().enumerate().filter(|(_, node)| node.is_member);
+    let members = state
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| node.is_member);
     let member = |(number, _): (usize, &super::Node)| v1::Member {
         name: name(number),
         placement_id: number as u64 + 1,
@@ -205,7 +247,12 @@ fn wire_layout(state: &State) -> v1::Layout {
         peer_addr: address(number),
         http_addr: address(number),
     };
-    v1::Layout { epoch: state.epoch, partitions: PARTITIONS, replicas: REPLICAS, members: members.map(member).collect() }
+    v1::Layout {
+        epoch: state.epoch,
+        partitions: PARTITIONS,
+        replicas: REPLICAS,
+        members: members.map(member).collect(),
+    }
 }
 
 /// Where a key lives.
@@ -214,7 +261,10 @@ pub(super) fn locate(state: &State, key: &v1::Key) -> v1::WhereResponse {
     let token = token_of(key);
     let partition = ring.layout.partition_of(token);
     let names = |indices: &[u16]| {
-        indices.iter().map(|&index| ring.layout.members()[usize::from(index)].name.to_string()).collect()
+        indices
+            .iter()
+            .map(|&index| ring.layout.members()[usize::from(index)].name.to_string())
+            .collect()
     };
     v1::WhereResponse {
         token: token.0,
@@ -227,7 +277,10 @@ pub(super) fn locate(state: &State, key: &v1::Key) -> v1::WhereResponse {
 macro_rules! unary {
     ($self:ident, $request:ident, $kind:ident) => {{
         let deadline = deadline_of(&$request);
-        match $self.unary(operation::Kind::$kind($request.into_inner()), deadline).await? {
+        match $self
+            .unary(operation::Kind::$kind($request.into_inner()), deadline)
+            .await?
+        {
             operation_result::Kind::$kind(answer) => Ok(Response::new(answer)),
             _ => unreachable!("the store answers in kind"),
         }
@@ -238,36 +291,58 @@ macro_rules! unary {
 impl Kv for FakeNode {
     type SessionStream = ReceiverStream<Result<v1::SessionResponse, Status>>;
 
-    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
         unary!(self, request, Put)
     }
 
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
         unary!(self, request, Get)
     }
 
-    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
         unary!(self, request, Delete)
     }
 
-    async fn batch_get(&self, _: Request<v1::BatchGetRequest>) -> Result<Response<v1::BatchGetResponse>, Status> {
+    async fn batch_get(
+        &self,
+        _: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetResponse>, Status> {
         Err(Status::unimplemented("the fake has sessions for this"))
     }
 
-    async fn batch_write(&self, _: Request<v1::BatchWriteRequest>) -> Result<Response<v1::BatchWriteResponse>, Status> {
+    async fn batch_write(
+        &self,
+        _: Request<v1::BatchWriteRequest>,
+    ) -> Result<Response<v1::BatchWriteResponse>, Status> {
         Err(Status::unimplemented("the fake has sessions for this"))
     }
 
-    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanResponse>, Status> {
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<v1::ScanResponse>, Status> {
         if deadline_of(&request).is_zero() {
             return Err(Failure::new(Reason::NoDeadline, "the scan has no deadline").to_status());
         }
         let now_ms = self.cluster.now_ms();
         let mut state = self.cluster.lock();
-        if let Some(Fault::Refuse(failure)) = state.faults.pop_front_if(|fault| matches!(fault, Fault::Refuse(_))) {
+        if let Some(Fault::Refuse(failure)) = state.faults.front().cloned() {
+            state.faults.pop_front();
             return Err(failure.to_status());
         }
-        let page = state.store.scan(request.get_ref(), now_ms).map_err(|failure| failure.to_status())?;
+        let page = state
+            .store
+            .scan(request.get_ref(), now_ms)
+            .map_err(|failure| failure.to_status())?;
         Ok(Response::new(page))
     }
 
@@ -280,12 +355,21 @@ impl Kv for FakeNode {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn get_layout(&self, _: Request<v1::GetLayoutRequest>) -> Result<Response<v1::GetLayoutResponse>, Status> {
+    async fn get_layout(
+        &self,
+        _: Request<v1::GetLayoutRequest>,
+    ) -> Result<Response<v1::GetLayoutResponse>, Status> {
         let mut state = self.cluster.lock();
         state.layouts_asked += 1;
-        let unsynced = state.nodes.iter().enumerate().filter(|(_, node)| !node.unsynced.is_empty());
-        let unsynced =
-            unsynced.map(|(number, node)| v1::UnsyncedPartitions { node: name(number), partitions: node.unsynced.clone() });
+        let unsynced = state
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| !node.unsynced.is_empty());
+        let unsynced = unsynced.map(|(number, node)| v1::UnsyncedPartitions {
+            node: name(number),
+            partitions: node.unsynced.clone(),
+        });
         Ok(Response::new(v1::GetLayoutResponse {
             cluster_id: CLUSTER_ID,
             read_layout: Some(wire_layout(&state)),
@@ -298,22 +382,39 @@ impl Kv for FakeNode {
 
 #[tonic::async_trait]
 impl Admin for FakeNode {
-    async fn r#where(&self, request: Request<v1::WhereRequest>) -> Result<Response<v1::WhereResponse>, Status> {
+    async fn r#where(
+        &self,
+        request: Request<v1::WhereRequest>,
+    ) -> Result<Response<v1::WhereResponse>, Status> {
         let key = request.into_inner().key.unwrap_or_default();
         Ok(Response::new(locate(&self.cluster.lock(), &key)))
     }
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         let state = self.cluster.lock();
         let keys = state.store.keys() as u64;
-        let nodes = state.nodes.iter().enumerate().map(|(number, node)| v1::NodeStatus {
-            name: name(number),
-            state: if node.stopped { "down" } else if node.draining { "draining" } else { "up" }.to_owned(),
-            capacity: 1.0,
-            keys,
-            unsynced: node.unsynced.len() as u64,
-            ..v1::NodeStatus::default()
-        });
+        let nodes = state
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(number, node)| v1::NodeStatus {
+                name: name(number),
+                state: if node.stopped {
+                    "down"
+                } else if node.draining {
+                    "draining"
+                } else {
+                    "up"
+                }
+                .to_owned(),
+                capacity: 1.0,
+                keys,
+                unsynced: node.unsynced.len() as u64,
+                ..v1::NodeStatus::default()
+            });
         Ok(Response::new(v1::StatusResponse {
             cluster_id: CLUSTER_ID,
             epoch: state.epoch,

@@ -67,14 +67,21 @@ impl Store {
         match kind {
             operation::Kind::Put(put) => self.put(put, around).map(operation_result::Kind::Put),
             operation::Kind::Get(get) => self.get(get, around).map(operation_result::Kind::Get),
-            operation::Kind::Delete(delete) => self.delete(delete, around).map(operation_result::Kind::Delete),
+            operation::Kind::Delete(delete) => self
+                .delete(delete, around)
+                .map(operation_result::Kind::Delete),
         }
     }
 
-    fn put(&mut self, put: v1::PutRequest, around: Surroundings) -> Result<v1::PutResponse, Failure> {
+    fn put(
+        &mut self,
+        put: v1::PutRequest,
+        around: Surroundings,
+    ) -> Result<v1::PutResponse, Failure> {
         let key = checked(put.key)?;
         if put.value.len() > VALUE_BYTES_MAX {
-            return Err(Failure::new(Reason::TooLarge, "the value is too large").with("limit", VALUE_BYTES_MAX));
+            return Err(Failure::new(Reason::TooLarge, "the value is too large")
+                .with("limit", VALUE_BYTES_MAX));
         }
         let options = put.options.unwrap_or_default();
         let evidence = quorum(options.w, around)?;
@@ -92,28 +99,54 @@ impl Store {
             return Err(failure);
         }
         let object = self.object(&key);
-        if object.siblings.iter().filter(|kept| kept.dot > covered).count() >= SIBLINGS_MAX {
+        if object
+            .siblings
+            .iter()
+            .filter(|kept| kept.dot > covered)
+            .count()
+            >= SIBLINGS_MAX
+        {
             self.forget(&options);
-            return Err(Failure::new(Reason::TooManySiblings, "too many siblings").with("limit", SIBLINGS_MAX));
+            return Err(Failure::new(Reason::TooManySiblings, "too many siblings")
+                .with("limit", SIBLINGS_MAX));
         }
-        let expires_at_ms = if put.ttl_ms == 0 { 0 } else { around.now_ms.saturating_add(put.ttl_ms) };
+        let expires_at_ms = if put.ttl_ms == 0 {
+            0
+        } else {
+            around.now_ms.saturating_add(put.ttl_ms)
+        };
         object.siblings.retain(|kept| kept.dot > covered);
         object.clock += 1;
-        object.siblings.push(Kept { dot: object.clock, value: put.value, expires_at_ms });
+        object.siblings.push(Kept {
+            dot: object.clock,
+            value: put.value,
+            expires_at_ms,
+        });
         Ok(object.written(evidence))
     }
 
-    fn get(&mut self, get: v1::GetRequest, around: Surroundings) -> Result<v1::GetResponse, Failure> {
+    fn get(
+        &mut self,
+        get: v1::GetRequest,
+        around: Surroundings,
+    ) -> Result<v1::GetResponse, Failure> {
         let key = checked(get.key)?;
         let evidence = quorum(get.options.and_then(|options| options.r), around)?;
         let Some(object) = self.objects.get_mut(&place(&key)) else {
-            return Ok(v1::GetResponse { evidence: Some(evidence), ..v1::GetResponse::default() });
+            return Ok(v1::GetResponse {
+                evidence: Some(evidence),
+                ..v1::GetResponse::default()
+            });
         };
         object.expire(around.now_ms);
         Ok(object.answer(evidence))
     }
 
-    fn delete(&mut self, delete: v1::DeleteRequest, around: Surroundings) -> Result<v1::DeleteResponse, Failure> {
+    fn delete(
+        &mut self,
+        delete: v1::DeleteRequest,
+        around: Surroundings,
+    ) -> Result<v1::DeleteResponse, Failure> {
         let key = checked(delete.key)?;
         let options = delete.options.unwrap_or_default();
         let evidence = quorum(options.w, around)?;
@@ -129,12 +162,18 @@ impl Store {
             object.clock += 1;
         }
         let siblings = u32::try_from(object.siblings.len()).expect("the siblings are limited");
-        Ok(v1::DeleteResponse { siblings, evidence: Some(evidence) })
+        Ok(v1::DeleteResponse {
+            siblings,
+            evidence: Some(evidence),
+        })
     }
 
     /// Notes a request id; `false` if it was there.
     fn is_new(&mut self, options: &v1::WriteOptions) -> bool {
-        options.request_id.as_ref().is_none_or(|id| self.applied.insert((id.client, id.sequence)))
+        options
+            .request_id
+            .as_ref()
+            .is_none_or(|id| self.applied.insert((id.client, id.sequence)))
     }
 
     fn forget(&mut self, options: &v1::WriteOptions) {
@@ -145,15 +184,26 @@ impl Store {
 
     fn object(&mut self, key: &v1::Key) -> &mut Object {
         self.objects.entry(place(key)).or_insert_with(|| Object {
-            key: v1::Key { namespace: namespace_of(key).to_owned(), key: key.key.clone() },
+            key: v1::Key {
+                namespace: namespace_of(key).to_owned(),
+                key: key.key.clone(),
+            },
             clock: 0,
             siblings: Vec::new(),
         })
     }
 
     /// One page of keys that have values.
-    pub(super) fn scan(&mut self, request: &v1::ScanRequest, now_ms: u64) -> Result<v1::ScanResponse, Failure> {
-        let limit = if request.limit == 0 { PAGE } else { request.limit as usize };
+    pub(super) fn scan(
+        &mut self,
+        request: &v1::ScanRequest,
+        now_ms: u64,
+    ) -> Result<v1::ScanResponse, Failure> {
+        let limit = if request.limit == 0 {
+            PAGE
+        } else {
+            request.limit as usize
+        };
         let start = match request.cursor.split_at_checked(8) {
             Some((token, framed)) => {
                 let token = u64::from_be_bytes(token.try_into().expect("eight bytes"));
@@ -172,7 +222,11 @@ impl Store {
             let answer = object.answer(v1::Evidence::default());
             page.entries.push(v1::ScanEntry {
                 key: Some(object.key.clone()),
-                siblings: if request.keys_only { Vec::new() } else { answer.siblings },
+                siblings: if request.keys_only {
+                    Vec::new()
+                } else {
+                    answer.siblings
+                },
                 context: answer.context,
             });
             if page.entries.len() == limit {
@@ -187,13 +241,17 @@ impl Store {
 
     /// How many keys have values.
     pub(super) fn keys(&self) -> usize {
-        self.objects.values().filter(|object| !object.siblings.is_empty()).count()
+        self.objects
+            .values()
+            .filter(|object| !object.siblings.is_empty())
+            .count()
     }
 }
 
 impl Object {
     fn expire(&mut self, now_ms: u64) {
-        self.siblings.retain(|kept| kept.expires_at_ms == 0 || kept.expires_at_ms > now_ms);
+        self.siblings
+            .retain(|kept| kept.expires_at_ms == 0 || kept.expires_at_ms > now_ms);
     }
 
     fn context(&self) -> Bytes {
@@ -203,17 +261,28 @@ impl Object {
     }
 
     fn answer(&self, evidence: v1::Evidence) -> v1::GetResponse {
-        let sibling = |kept: &Kept| v1::Sibling { value: kept.value.clone(), expires_at_ms: kept.expires_at_ms };
+        let sibling = |kept: &Kept| v1::Sibling {
+            value: kept.value.clone(),
+            expires_at_ms: kept.expires_at_ms,
+        };
         v1::GetResponse {
             siblings: self.siblings.iter().map(sibling).collect(),
-            context: if self.clock == 0 { Bytes::new() } else { self.context() },
+            context: if self.clock == 0 {
+                Bytes::new()
+            } else {
+                self.context()
+            },
             evidence: Some(evidence),
         }
     }
 
     fn written(&self, evidence: v1::Evidence) -> v1::PutResponse {
         v1::PutResponse {
-            context: if self.siblings.len() == 1 { self.context() } else { Bytes::new() },
+            context: if self.siblings.len() == 1 {
+                self.context()
+            } else {
+                Bytes::new()
+            },
             siblings: u32::try_from(self.siblings.len()).expect("the siblings are limited"),
             evidence: Some(evidence),
         }
@@ -221,7 +290,11 @@ impl Object {
 }
 
 fn namespace_of(key: &v1::Key) -> &str {
-    if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace }
+    if key.namespace.is_empty() {
+        DEFAULT_NAMESPACE
+    } else {
+        &key.namespace
+    }
 }
 
 fn place(key: &v1::Key) -> Place {
@@ -239,7 +312,9 @@ fn checked(key: Option<v1::Key>) -> Result<v1::Key, Failure> {
         return Err(Failure::new(Reason::EmptyKey, "the key is empty"));
     }
     if namespace_of(&key).len() + key.key.len() > KEY_BYTES_MAX {
-        return Err(Failure::new(Reason::TooLarge, "the key is too long").with("limit", KEY_BYTES_MAX));
+        return Err(
+            Failure::new(Reason::TooLarge, "the key is too long").with("limit", KEY_BYTES_MAX)
+        );
     }
     Ok(key)
 }
@@ -251,8 +326,13 @@ fn read_context(context: &Bytes, key: &v1::Key) -> Result<u64, Failure> {
     }
     let parts = context.split_first_chunk::<8>();
     match parts {
-        Some((clock, token)) if token == token_of(key).0.to_be_bytes() => Ok(u64::from_be_bytes(*clock)),
-        _ => Err(Failure::new(Reason::BadContext, "the context is not of this key")),
+        Some((clock, token)) if token == token_of(key).0.to_be_bytes() => {
+            Ok(u64::from_be_bytes(*clock))
+        }
+        _ => Err(Failure::new(
+            Reason::BadContext,
+            "the context is not of this key",
+        )),
     }
 }
 
@@ -264,7 +344,9 @@ fn quorum(asked: Option<u32>, around: Surroundings) -> Result<v1::Evidence, Fail
     let alive = around.alive.min(around.replicas);
     if need > alive {
         let words = format!("{need} owners are needed and {alive} are alive");
-        return Err(Failure::new(Reason::QuorumUnavailable, words).with("need", need).with("alive", alive));
+        return Err(Failure::new(Reason::QuorumUnavailable, words)
+            .with("need", need)
+            .with("alive", alive));
     }
     Ok(v1::Evidence {
         owners_asked: around.replicas,

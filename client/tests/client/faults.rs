@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use crate::{cluster, settle};
 
 fn writes(cluster: &FakeCluster) -> Vec<Seen> {
-    cluster.seen().into_iter().filter(|seen| seen.write).collect()
+    cluster
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.write)
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -24,7 +28,9 @@ async fn a_resend_keeps_its_request_id_and_is_applied_once() {
         Fault::Break,
         Fault::Refuse(Failure::new(Reason::QuorumUnavailable, "1 of 2 alive")),
         Fault::Refuse(Failure::new(Reason::Draining, "going away")),
-        Fault::Refuse(Failure::new(Reason::Overloaded, "busy").retry_after(Duration::from_millis(50))),
+        Fault::Refuse(
+            Failure::new(Reason::Overloaded, "busy").retry_after(Duration::from_millis(50)),
+        ),
     ] {
         let (cluster, client) = cluster(3);
         cluster.inject(fault.clone());
@@ -44,7 +50,10 @@ async fn a_resend_keeps_its_request_id_and_is_applied_once() {
 async fn three_attempts_and_no_more() {
     let (cluster, client) = cluster(3);
     for _ in 0..5 {
-        cluster.inject(Fault::Refuse(Failure::new(Reason::QuorumUnavailable, "1 of 2 alive")));
+        cluster.inject(Fault::Refuse(Failure::new(
+            Reason::QuorumUnavailable,
+            "1 of 2 alive",
+        )));
     }
     let error = client.put("k", "v").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
@@ -54,7 +63,12 @@ async fn three_attempts_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_succeed_is_sent_once() {
-    for reason in [Reason::BadQuorum, Reason::BadContext, Reason::DiskFull, Reason::TooManySiblings] {
+    for reason in [
+        Reason::BadQuorum,
+        Reason::BadContext,
+        Reason::DiskFull,
+        Reason::TooManySiblings,
+    ] {
         let (cluster, client) = cluster(3);
         cluster.inject(Fault::Refuse(Failure::new(reason, "no")));
         let error = client.put("k", "v").await.unwrap_err();
@@ -72,7 +86,10 @@ async fn ambiguity_sticks_until_an_attempt_succeeds() {
     let error = client.put("k", "v").await.unwrap_err();
     assert_eq!(error.kind(), Kind::DiskFull);
     assert!(error.is_ambiguous(), "the first attempt was applied");
-    assert!(error.to_string().contains("may have been applied"), "{error}");
+    assert!(
+        error.to_string().contains("may have been applied"),
+        "{error}"
+    );
     assert_eq!(cluster.keys(), 1);
 
     cluster.inject(Fault::Refuse(Failure::new(Reason::DiskFull, "no room")));
@@ -105,7 +122,9 @@ async fn all_in_flight_survive_a_broken_stream() {
     for node in 0..3 {
         cluster.hold(node);
     }
-    let mut puts: Vec<_> = (0..100).map(|i| tokio::spawn(client.put(format!("k{i}"), "v").into_future())).collect();
+    let mut puts: Vec<_> = (0..100)
+        .map(|i| tokio::spawn(client.put(format!("k{i}"), "v").into_future()))
+        .collect();
     settle().await;
     for node in 0..3 {
         cluster.release(node);
@@ -121,27 +140,44 @@ async fn all_in_flight_survive_a_broken_stream() {
 async fn the_deadline_holds_around_all_attempts() {
     let (cluster, client) = cluster(1);
     client.get("warm").await.unwrap();
-    cluster.inject(Fault::Refuse(Failure::new(Reason::QuorumUnavailable, "1 of 2 alive")));
+    cluster.inject(Fault::Refuse(Failure::new(
+        Reason::QuorumUnavailable,
+        "1 of 2 alive",
+    )));
     cluster.inject(Fault::ApplyAndStaySilent);
     let started = Instant::now();
-    let error = client.put("k", "v").timeout(Duration::from_millis(300)).await.unwrap_err();
+    let error = client
+        .put("k", "v")
+        .timeout(Duration::from_millis(300))
+        .await
+        .unwrap_err();
     let took = started.elapsed();
     assert!((300..310).contains(&took.as_millis()), "{took:?}");
     assert_eq!(error.kind(), Kind::OutcomeUnknown);
     assert!(error.is_ambiguous());
     let seen = writes(&cluster);
     assert_eq!(seen.len(), 2);
-    assert!(seen[0].deadline <= Duration::from_millis(300), "{:?}", seen[0].deadline);
+    assert!(
+        seen[0].deadline <= Duration::from_millis(300),
+        "{:?}",
+        seen[0].deadline
+    );
 
     cluster.inject(Fault::ApplyAndStaySilent);
-    let error = client.get("k").timeout(Duration::from_millis(300)).await.unwrap_err();
+    let error = client
+        .get("k")
+        .timeout(Duration::from_millis(300))
+        .await
+        .unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (Kind::Timeout, false));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hint_beyond_the_deadline_is_not_waited_for() {
     let (cluster, client) = cluster(1);
-    cluster.inject(Fault::Refuse(Failure::new(Reason::RateLimited, "slow down").retry_after(Duration::from_secs(5))));
+    cluster.inject(Fault::Refuse(
+        Failure::new(Reason::RateLimited, "slow down").retry_after(Duration::from_secs(5)),
+    ));
     let started = Instant::now();
     let error = client.put("k", "v").await.unwrap_err();
     assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
@@ -154,9 +190,17 @@ async fn nothing_is_sent_to_nobody_before_the_deadline() {
     let silent = tower::service_fn(|_: http::Uri| async {
         std::future::pending::<std::io::Result<tokio::io::DuplexStream>>().await
     });
-    let client = ringfort_client::Client::builder().endpoints(["a:1"]).connector(silent).build().unwrap();
+    let client = ringfort_client::Client::builder()
+        .endpoints(["a:1"])
+        .connector(silent)
+        .build()
+        .unwrap();
     let started = Instant::now();
-    let error = client.put("k", "v").timeout(Duration::from_millis(200)).await.unwrap_err();
+    let error = client
+        .put("k", "v")
+        .timeout(Duration::from_millis(200))
+        .await
+        .unwrap_err();
     assert_eq!(started.elapsed().as_millis() / 10, 20);
     assert_eq!((error.kind(), error.is_ambiguous()), (Kind::Timeout, false));
 }
@@ -186,8 +230,13 @@ async fn a_dropped_future_never_polled_or_half_done_is_harmless() {
 
     // Many, dropped at every stage; the session still has all of its credit.
     for round in 0..20 {
-        let mut puts: Vec<_> =
-            (0..1000).map(|i| client.put(format!("{round}-{i}"), vec![0; 1000]).into_future()).collect();
+        let mut puts: Vec<_> = (0..1000)
+            .map(|i| {
+                client
+                    .put(format!("{round}-{i}"), vec![0; 1000])
+                    .into_future()
+            })
+            .collect();
         for put in &mut puts {
             let _ = put.now_or_never();
         }
@@ -209,8 +258,10 @@ async fn the_floor_is_the_lowest_sequence_without_an_answer() {
     client.put("c", "v").await.unwrap();
     slow.await.unwrap().unwrap();
     client.put("d", "v").await.unwrap();
-    let floors: Vec<(u64, u64)> =
-        writes(&cluster).iter().map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered)).collect();
+    let floors: Vec<(u64, u64)> = writes(&cluster)
+        .iter()
+        .map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered))
+        .collect();
     assert_eq!(floors, [(1, 1), (2, 2), (3, 2), (4, 2), (5, 5)]);
 }
 
@@ -226,8 +277,10 @@ async fn a_dropped_write_holds_the_floor_until_its_answer() {
     client.put("b", "v").await.unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
     client.put("c", "v").await.unwrap();
-    let floors: Vec<(u64, u64)> =
-        writes(&cluster).iter().map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered)).collect();
+    let floors: Vec<(u64, u64)> = writes(&cluster)
+        .iter()
+        .map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered))
+        .collect();
     assert_eq!(floors, [(1, 1), (2, 1), (3, 3)]);
 }
 
@@ -239,9 +292,15 @@ async fn a_broken_attempt_holds_the_floor_past_its_deadline() {
     client.put("b", "v").await.unwrap();
     tokio::time::sleep(Duration::from_secs(15)).await;
     client.put("c", "v").await.unwrap();
-    let floors: Vec<(u64, u64)> =
-        writes(&cluster).iter().map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered)).collect();
-    assert_eq!(floors, [(1, 1), (1, 1), (2, 1), (3, 3)], "a straggler of 1 might still arrive");
+    let floors: Vec<(u64, u64)> = writes(&cluster)
+        .iter()
+        .map(|seen| (seen.request_id.unwrap().1, seen.lowest_unanswered))
+        .collect();
+    assert_eq!(
+        floors,
+        [(1, 1), (1, 1), (2, 1), (3, 3)],
+        "a straggler of 1 might still arrive"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,15 +310,23 @@ async fn a_plain_delete_reads_once_and_keeps_the_context_over_resends() {
     let before = cluster.seen().len();
     // The read passes late, the first attempt of the delete is refused; a value written meanwhile must stay.
     cluster.inject(Fault::Delay(Duration::from_millis(1)));
-    cluster.inject(Fault::Refuse(Failure::new(Reason::Overloaded, "busy").retry_after(Duration::from_millis(100))));
+    cluster.inject(Fault::Refuse(
+        Failure::new(Reason::Overloaded, "busy").retry_after(Duration::from_millis(100)),
+    ));
     let deleting = tokio::spawn(client.delete("k").into_future());
     settle().await;
     cluster.add_sibling("k", "new");
     let deleted = deleting.await.unwrap().unwrap();
     assert_eq!((deleted.siblings, deleted.found), (1, Some(true)));
     let seen = &cluster.seen()[before..];
-    assert_eq!(seen.iter().map(|seen| seen.write).collect::<Vec<_>>(), [false, true, true]);
-    assert_eq!(client.get("k").await.unwrap().one().unwrap().unwrap(), "new");
+    assert_eq!(
+        seen.iter().map(|seen| seen.write).collect::<Vec<_>>(),
+        [false, true, true]
+    );
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap().unwrap(),
+        "new"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,12 +338,19 @@ async fn a_silent_node_is_passed_over_and_its_stream_is_replaced() {
     for i in 0..90 {
         timeouts += u32::from(client.get(format!("k{i}")).await.is_err());
     }
-    assert!((1..=3).contains(&timeouts), "{timeouts} of 90 waited for the silent node");
+    assert!(
+        (1..=3).contains(&timeouts),
+        "{timeouts} of 90 waited for the silent node"
+    );
     cluster.release(1);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = cluster.seen().len();
     for i in 0..30 {
         client.get(format!("k{i}")).await.unwrap();
     }
-    assert!(cluster.seen()[before..].iter().any(|seen| seen.node == "n1"));
+    assert!(
+        cluster.seen()[before..]
+            .iter()
+            .any(|seen| seen.node == "n1")
+    );
 }

@@ -13,7 +13,9 @@ async fn credit_bounds_what_a_node_is_sent() {
     let warm = cluster.seen().len();
     cluster.hold(0);
     // 100 values of 100 KB are more than 4 MiB.
-    let puts: Vec<_> = (0..100).map(|i| tokio::spawn(client.put(format!("k{i}"), vec![0; 100_000]).into_future())).collect();
+    let puts: Vec<_> = (0..100)
+        .map(|i| tokio::spawn(client.put(format!("k{i}"), vec![0; 100_000]).into_future()))
+        .collect();
     settle().await;
     cluster.release(0);
     for put in puts {
@@ -23,7 +25,10 @@ async fn credit_bounds_what_a_node_is_sent() {
     for seen in &cluster.seen()[warm..] {
         *batches.entry(seen.batch).or_default() += 1;
     }
-    assert!(batches.values().all(|&operations| operations <= 3), "a batch is at most 256 KiB: {batches:?}");
+    assert!(
+        batches.values().all(|&operations| operations <= 3),
+        "a batch is at most 256 KiB: {batches:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -32,8 +37,16 @@ async fn without_credit_a_call_waits_within_its_deadline() {
     client.get("warm").await.unwrap();
     cluster.hold(0);
     let timeout = Duration::from_millis(300);
-    let puts: Vec<_> =
-        (0..60).map(|i| tokio::spawn(client.put(format!("k{i}"), vec![0; 100_000]).timeout(timeout).into_future())).collect();
+    let puts: Vec<_> = (0..60)
+        .map(|i| {
+            tokio::spawn(
+                client
+                    .put(format!("k{i}"), vec![0; 100_000])
+                    .timeout(timeout)
+                    .into_future(),
+            )
+        })
+        .collect();
     let mut crowded = 0;
     for put in puts {
         let error = put.await.unwrap().unwrap_err();
@@ -49,17 +62,30 @@ async fn without_credit_a_call_waits_within_its_deadline() {
 async fn a_value_over_the_limit_breaks_nothing() {
     let (_cluster, client) = cluster(1);
     let node = client.put("k", vec![0; (1 << 20) + 1]).await.unwrap_err();
-    assert_eq!((node.reason(), node.node()), (Some(Reason::TooLarge), Some("n0")), "the node's words");
+    assert_eq!(
+        (node.reason(), node.node()),
+        (Some(Reason::TooLarge), Some("n0")),
+        "the node's words"
+    );
     let local = client.put("k", vec![0; 8 << 20]).await.unwrap_err();
-    assert_eq!((local.reason(), local.node()), (Some(Reason::TooLarge), None), "never sent");
+    assert_eq!(
+        (local.reason(), local.node()),
+        (Some(Reason::TooLarge), None),
+        "never sent"
+    );
     client.put("k", vec![0; 1 << 20]).await.unwrap();
-    assert_eq!(client.get("k").await.unwrap().siblings()[0].value.len(), 1 << 20);
+    assert_eq!(
+        client.get("k").await.unwrap().siblings()[0].value.len(),
+        1 << 20
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn many_at_once_all_come_back() {
     let (cluster, client) = cluster(3);
-    let puts: Vec<_> = (0..20_000).map(|i| tokio::spawn(client.put(format!("k{i}"), "v").into_future())).collect();
+    let puts: Vec<_> = (0..20_000)
+        .map(|i| tokio::spawn(client.put(format!("k{i}"), "v").into_future()))
+        .collect();
     for put in puts {
         put.await.unwrap().unwrap();
     }
@@ -68,13 +94,33 @@ async fn many_at_once_all_come_back() {
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
-    for endpoint in ["", "host", "host:", ":7400", "host:7400/path", "https://host:7400", "ho st:1"] {
+    for endpoint in [
+        "",
+        "host",
+        "host:",
+        ":7400",
+        "host:7400/path",
+        "https://host:7400",
+        "ho st:1",
+    ] {
         let error = Client::builder().endpoints([endpoint]).build().unwrap_err();
         assert_eq!(error.kind(), Kind::Config, "{endpoint}");
     }
-    for endpoint in ["host:7400", "http://host:7400", "127.0.0.1:1", "[::1]:7400", " host:7400/ "] {
-        assert!(Client::builder().endpoints([endpoint]).build().is_ok(), "{endpoint}");
+    for endpoint in [
+        "host:7400",
+        "http://host:7400",
+        "127.0.0.1:1",
+        "[::1]:7400",
+        " host:7400/ ",
+    ] {
+        assert!(
+            Client::builder().endpoints([endpoint]).build().is_ok(),
+            "{endpoint}"
+        );
     }
     assert!(Client::builder().timeout(Duration::ZERO).build().is_err());
-    assert!(Client::builder().build().is_ok(), "and it needs no runtime to be built");
+    assert!(
+        Client::builder().build().is_ok(),
+        "and it needs no runtime to be built"
+    );
 }

@@ -18,6 +18,10 @@ async fn settle() {
 /// A cluster and a client whose chance is fixed.
 fn cluster(nodes: usize) -> (FakeCluster, Client) {
     let cluster = FakeCluster::new(nodes);
-    let client = cluster.client_builder().seed(7).build().expect("valid settings");
+    let client = cluster
+        .client_builder()
+        .seed(7)
+        .build()
+        .expect("valid settings");
     (cluster, client)
 }

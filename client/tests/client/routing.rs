@@ -22,11 +22,19 @@ async fn every_operation_goes_to_an_owner_and_load_is_spread() {
     let mut load: BTreeMap<String, u32> = BTreeMap::new();
     for seen in cluster.seen() {
         let owners: Vec<String> = cluster.owners(&seen.key).into_iter().map(name).collect();
-        assert!(owners.contains(&seen.node), "{:?} went to {}, owners {owners:?}", seen.key, seen.node);
+        assert!(
+            owners.contains(&seen.node),
+            "{:?} went to {}, owners {owners:?}",
+            seen.key,
+            seen.node
+        );
         *load.entry(seen.node).or_default() += 1;
     }
     assert_eq!(load.len(), 5);
-    assert!(load.values().all(|&count| (40..=130).contains(&count)), "{load:?}");
+    assert!(
+        load.values().all(|&count| (40..=130).contains(&count)),
+        "{load:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -41,7 +49,12 @@ async fn reads_of_a_hot_key_turn_and_its_writes_stay() {
         };
     }
     let nodes = |write| -> BTreeSet<String> {
-        cluster.seen().into_iter().filter(|seen| seen.write == write).map(|seen| seen.node).collect()
+        cluster
+            .seen()
+            .into_iter()
+            .filter(|seen| seen.write == write)
+            .map(|seen| seen.node)
+            .collect()
     };
     assert_eq!(nodes(false).len(), 3, "all owners are read");
     assert_eq!(nodes(true).len(), 1, "one owner writes");
@@ -52,12 +65,21 @@ async fn any_one_endpoint_is_enough() {
     let cluster = FakeCluster::new(5);
     // One that is listed and one that is not a member's: a name that only this side knows.
     for endpoints in [vec!["n3.fake:7400"], vec!["n0.fake:1", "n4.fake:7400"]] {
-        let client = cluster.client_builder().endpoints(endpoints).build().unwrap();
+        let client = cluster
+            .client_builder()
+            .endpoints(endpoints)
+            .build()
+            .unwrap();
         let before = cluster.seen().len();
         for i in 0..50 {
             client.get(format!("k{i}")).await.unwrap();
         }
-        let nodes: BTreeSet<String> = cluster.seen().into_iter().skip(before).map(|seen| seen.node).collect();
+        let nodes: BTreeSet<String> = cluster
+            .seen()
+            .into_iter()
+            .skip(before)
+            .map(|seen| seen.node)
+            .collect();
         assert_eq!(nodes.len(), 5, "the layout tells the others");
     }
     cluster.stop(0);
@@ -92,7 +114,11 @@ async fn a_draining_node_is_passed_over() {
     for _ in 0..20 {
         client.get("k").await.unwrap();
     }
-    assert!(cluster.seen()[before..].iter().all(|seen| seen.node != "n1"));
+    assert!(
+        cluster.seen()[before..]
+            .iter()
+            .all(|seen| seen.node != "n1")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +137,11 @@ async fn a_stopped_node_is_passed_over_and_comes_back() {
     for i in 0..60 {
         client.put(format!("k{i}"), "v").await.unwrap();
     }
-    assert!(cluster.seen()[before..].iter().any(|seen| seen.node == "n1"));
+    assert!(
+        cluster.seen()[before..]
+            .iter()
+            .any(|seen| seen.node == "n1")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +173,11 @@ async fn a_node_that_left_is_asked_no_more() {
     for i in 0..100 {
         client.get(format!("k{i}")).await.unwrap();
     }
-    assert!(cluster.seen()[before..].iter().all(|seen| seen.node != "n3"));
+    assert!(
+        cluster.seen()[before..]
+            .iter()
+            .all(|seen| seen.node != "n3")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,13 +186,18 @@ async fn a_refusal_that_names_a_node_is_followed_there() {
     for reason in [Reason::StaleEpoch, Reason::NotSynced] {
         let before = cluster.seen().len();
         let asked = cluster.layouts_asked();
-        cluster.inject(Fault::Refuse(Failure::new(reason, "ask there").with("node", "n3")));
+        cluster.inject(Fault::Refuse(
+            Failure::new(reason, "ask there").with("node", "n3"),
+        ));
         client.put("k", "v").await.unwrap();
         let seen = cluster.seen();
         assert_eq!(seen.len(), before + 2);
         assert_eq!(seen[before + 1].node, "n3");
         settle().await;
-        assert!(cluster.layouts_asked() > asked, "and the layout is asked for");
+        assert!(
+            cluster.layouts_asked() > asked,
+            "and the layout is asked for"
+        );
     }
 }
 
@@ -170,7 +209,10 @@ async fn without_any_node_the_words_name_the_endpoint() {
     let error = client.get("k").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.is_retryable() && !error.is_ambiguous());
-    assert!(error.to_string().contains("the fake node is stopped"), "{error}");
+    assert!(
+        error.to_string().contains("the fake node is stopped"),
+        "{error}"
+    );
     cluster.start(0);
     cluster.start(1);
     client.get("k").await.unwrap();

@@ -36,18 +36,31 @@ async fn blind_writes_become_siblings_and_a_context_replaces_them() {
     client.put("k", "a").await.unwrap();
     let second = client.put("k", "b").await.unwrap();
     assert_eq!(second.siblings, 2);
-    assert!(second.context.is_none(), "a client must not cover what it never read");
+    assert!(
+        second.context.is_none(),
+        "a client must not cover what it never read"
+    );
     let read = client.get("k").await.unwrap();
     let several = read.clone().one().unwrap_err();
     assert_eq!(several.read().siblings().len(), 2);
-    assert_eq!(ringfort_client::Error::from(several).kind(), Kind::SeveralSiblings);
+    assert_eq!(
+        ringfort_client::Error::from(several).kind(),
+        Kind::SeveralSiblings
+    );
 
     let context = Context::from_bytes(read.context().unwrap().as_bytes().to_vec());
     let merged = client.put("k", "ab").context(context).await.unwrap();
     assert_eq!(merged.siblings, 1);
-    let next = client.put("k", "abc").context(merged.context.unwrap()).await.unwrap();
+    let next = client
+        .put("k", "abc")
+        .context(merged.context.unwrap())
+        .await
+        .unwrap();
     assert_eq!(next.siblings, 1);
-    assert_eq!(client.get("k").await.unwrap().one().unwrap(), Some(Bytes::from("abc")));
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap(),
+        Some(Bytes::from("abc"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,9 +69,16 @@ async fn a_plain_delete_keeps_what_it_never_saw() {
     client.put("k", "old").await.unwrap();
     let read = client.get("k").await.unwrap();
     client.put("k", "new").await.unwrap();
-    let deleted = client.delete("k").context(read.context().unwrap().clone()).await.unwrap();
+    let deleted = client
+        .delete("k")
+        .context(read.context().unwrap().clone())
+        .await
+        .unwrap();
     assert_eq!((deleted.siblings, deleted.found), (1, None));
-    assert_eq!(client.get("k").await.unwrap().one().unwrap(), Some(Bytes::from("new")));
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap(),
+        Some(Bytes::from("new"))
+    );
 
     let deleted = client.delete("k").await.unwrap();
     assert_eq!((deleted.siblings, deleted.found), (0, Some(true)));
@@ -66,7 +86,11 @@ async fn a_plain_delete_keeps_what_it_never_saw() {
     let writes = cluster.seen().iter().filter(|seen| seen.write).count();
     let again = client.delete("k").await.unwrap();
     assert_eq!(again.found, Some(false));
-    assert_eq!(cluster.seen().iter().filter(|seen| seen.write).count(), writes, "nothing to delete, nothing written");
+    assert_eq!(
+        cluster.seen().iter().filter(|seen| seen.write).count(),
+        writes,
+        "nothing to delete, nothing written"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,8 +106,16 @@ async fn a_failed_condition_says_what_is_there() {
 #[tokio::test(start_paused = true)]
 async fn a_value_with_a_lifetime_expires() {
     let (_cluster, client) = cluster(1);
-    client.put("k", "v").ttl(Duration::from_secs(10)).await.unwrap();
-    assert!(client.get("k").await.unwrap().siblings()[0].expires_at.is_some());
+    client
+        .put("k", "v")
+        .ttl(Duration::from_secs(10))
+        .await
+        .unwrap();
+    assert!(
+        client.get("k").await.unwrap().siblings()[0]
+            .expires_at
+            .is_some()
+    );
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert!(!client.get("k").await.unwrap().is_found());
 }
@@ -103,25 +135,56 @@ async fn batches_keep_order_and_misses() {
         let expected = (i < 500).then(|| Bytes::from(format!("v{i}")));
         assert_eq!(read.unwrap().one().unwrap(), expected, "at {i}");
     }
-    let batches: std::collections::BTreeSet<u64> = cluster.seen().iter().map(|seen| seen.batch).collect();
-    assert!(batches.len() < 100, "1,500 operations came in {} batches", batches.len());
+    let batches: std::collections::BTreeSet<u64> =
+        cluster.seen().iter().map(|seen| seen.batch).collect();
+    assert!(
+        batches.len() < 100,
+        "1,500 operations came in {} batches",
+        batches.len()
+    );
 
-    let mixed = [Mutation::delete("k1"), Mutation::put("k2", "w").if_absent(), Mutation::put("", "empty key")];
+    let mixed = [
+        Mutation::delete("k1"),
+        Mutation::put("k2", "w").if_absent(),
+        Mutation::put("", "empty key"),
+    ];
     let results = client.batch_write(mixed).await;
     assert_eq!(results[0].as_ref().unwrap().siblings, 0);
-    assert_eq!(results[1].as_ref().unwrap_err().kind(), Kind::ConditionFailed);
-    assert_eq!(results[2].as_ref().unwrap_err().reason(), Some(Reason::EmptyKey));
+    assert_eq!(
+        results[1].as_ref().unwrap_err().kind(),
+        Kind::ConditionFailed
+    );
+    assert_eq!(
+        results[2].as_ref().unwrap_err().reason(),
+        Some(Reason::EmptyKey)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn namespaces_are_apart() {
     let (cluster, client) = cluster(3);
     client.put("k", "v").await.unwrap();
-    assert!(client.get("k").namespace("default").await.unwrap().is_found());
+    assert!(
+        client
+            .get("k")
+            .namespace("default")
+            .await
+            .unwrap()
+            .is_found()
+    );
     assert!(!client.get("k").namespace("other").await.unwrap().is_found());
     let other = cluster.client_builder().namespace("other").build().unwrap();
     other.put("k", "w").await.unwrap();
-    assert_eq!(client.get("k").namespace("other").await.unwrap().one().unwrap(), Some(Bytes::from("w")));
+    assert_eq!(
+        client
+            .get("k")
+            .namespace("other")
+            .await
+            .unwrap()
+            .one()
+            .unwrap(),
+        Some(Bytes::from("w"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +201,10 @@ async fn read_modify_write_merges_siblings() {
         .await
         .unwrap();
     assert_eq!(written.siblings, 1);
-    assert_eq!(client.get("k").await.unwrap().one().unwrap(), Some(Bytes::from("ab")));
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap(),
+        Some(Bytes::from("ab"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,8 +226,14 @@ async fn read_modify_write_goes_again_when_others_write_meanwhile() {
         .await
         .unwrap();
     assert_eq!(written.siblings, 1);
-    assert_eq!(*rounds.lock().unwrap(), [(1, None), (2, Some(Bytes::from("mine")))]);
-    assert_eq!(client.get("k").await.unwrap().one().unwrap(), Some(Bytes::from("mine and theirs")));
+    assert_eq!(
+        *rounds.lock().unwrap(),
+        [(1, None), (2, Some(Bytes::from("mine")))]
+    );
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap(),
+        Some(Bytes::from("mine and theirs"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +244,11 @@ async fn read_modify_write_gives_up_after_its_rounds_and_keeps_all() {
         other.add_sibling("k", "theirs");
         Change::Put(Bytes::from("mine"))
     };
-    let written = client.read_modify_write("k", change).rounds(3).await.unwrap();
+    let written = client
+        .read_modify_write("k", change)
+        .rounds(3)
+        .await
+        .unwrap();
     assert_eq!(written.siblings, 2);
     assert_eq!(cluster.seen().iter().filter(|seen| seen.write).count(), 3);
 }
@@ -181,9 +257,15 @@ async fn read_modify_write_gives_up_after_its_rounds_and_keeps_all() {
 async fn read_modify_write_can_delete_and_can_keep() {
     let (cluster, client) = cluster(1);
     client.put("k", "v").await.unwrap();
-    client.read_modify_write("k", |_| Change::Keep).await.unwrap();
+    client
+        .read_modify_write("k", |_| Change::Keep)
+        .await
+        .unwrap();
     assert_eq!(cluster.keys(), 1);
-    client.read_modify_write("k", |_| Change::Delete).await.unwrap();
+    client
+        .read_modify_write("k", |_| Change::Delete)
+        .await
+        .unwrap();
     assert_eq!(cluster.keys(), 0);
 }
 
@@ -191,7 +273,10 @@ async fn read_modify_write_can_delete_and_can_keep() {
 async fn json_goes_in_and_out() {
     let (_cluster, client) = cluster(1);
     client.put_json("k", &vec![1, 2, 3]).unwrap().await.unwrap();
-    assert_eq!(client.get("k").await.unwrap().json::<Vec<u32>>().unwrap(), Some(vec![1, 2, 3]));
+    assert_eq!(
+        client.get("k").await.unwrap().json::<Vec<u32>>().unwrap(),
+        Some(vec![1, 2, 3])
+    );
     let wrong = client.get("k").await.unwrap().json::<String>().unwrap_err();
     assert_eq!(wrong.kind(), Kind::Config);
 }
@@ -200,11 +285,18 @@ async fn json_goes_in_and_out() {
 async fn an_operator_learns_where_and_how() {
     let (cluster, client) = cluster(4);
     let location = client.where_is("k").await.unwrap();
-    let owners: Vec<String> = cluster.owners("k").iter().map(|node| format!("n{node}")).collect();
+    let owners: Vec<String> = cluster
+        .owners("k")
+        .iter()
+        .map(|node| format!("n{node}"))
+        .collect();
     assert_eq!((location.owners, location.fallbacks.len()), (owners, 1));
     cluster.stop(2);
     let status = client.status().await.unwrap();
     assert_eq!(status.nodes[2].state, "down");
     let layout = client.layout().await.unwrap();
-    assert_eq!((layout.epoch, layout.replicas, layout.members.len()), (1, 3, 4));
+    assert_eq!(
+        (layout.epoch, layout.replicas, layout.members.len()),
+        (1, 3, 4)
+    );
 }
