@@ -1,6 +1,6 @@
 //! The data path, put together: what a node starts once it is a member, and stops at its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ringfort_ring::StoreId;
 use ringfort_storage::Store;
@@ -17,6 +17,9 @@ use crate::{
     pool::EnginePool,
     view::Views,
 };
+
+/// How often what was heard of other stores is carried to the store.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
 
 /// What a [`DataPath`] is made of.
 #[derive(Clone)]
@@ -79,6 +82,7 @@ impl DataPath {
             counters: Arc::clone(&parts.counters),
             client_id: parts.client_id,
         });
+        let replica_heard = Arc::clone(&parts.heard);
         let replica = Replica::new(ReplicaParts {
             views: parts.views,
             fences,
@@ -88,6 +92,7 @@ impl DataPath {
             coordinator: Arc::clone(&coordinator),
             counters: parts.counters,
         });
+        let (heard, store) = (Arc::clone(&replica_heard), parts.store.clone());
         let follow = follow_log(
             parts.store.durable(),
             Arc::clone(&coordinator),
@@ -96,6 +101,7 @@ impl DataPath {
         let tasks = vec![
             tokio::spawn(Arc::clone(&coordinator).run()).abort_handle(),
             tokio::spawn(follow).abort_handle(),
+            tokio::spawn(carry_heard(heard, store)).abort_handle(),
         ];
         links.start(Arc::clone(&coordinator) as Arc<dyn LinkEvents>);
         DataPath {
@@ -136,5 +142,17 @@ async fn follow_log(
         let sequence = *durable.borrow_and_update();
         replica.on_durable(sequence);
         coordinator.on_durable(sequence);
+    }
+}
+
+/// Carries what was heard of other stores to where checkpoints take it from.
+async fn carry_heard(heard: Arc<Heard>, store: Store) {
+    let mut turns = tokio::time::interval(HEARD_EVERY);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        for (id, sequence) in heard.all() {
+            store.hear(id.0, sequence);
+        }
     }
 }

@@ -174,7 +174,7 @@ impl Links {
         all.len()
     }
 
-    /// Ends all connections. Outstanding operations fail.
+    /// Ends all connections. What is outstanding is answered by nobody any more: it ends by its deadline.
     pub fn close(&self) {
         for task in self.tasks().drain(..) {
             task.abort();
@@ -274,8 +274,9 @@ async fn run_lane(links: Arc<Links>, link: Arc<Link>, lane: usize, events: Arc<d
     loop {
         match connect(&links, &link, lane).await {
             Ok(stream) => {
-                backoff.reset();
-                serve_lane(&links, &link, lane, stream, &events).await;
+                if serve_lane(&links, &link, lane, stream, &events).await {
+                    backoff.reset();
+                }
             }
             Err(why) => {
                 tracing::debug!(peer = %link.name, lane, why, "no connection to a peer");
@@ -322,14 +323,15 @@ async fn connect(links: &Links, link: &Link, lane: usize) -> Result<Replies, Str
         .unwrap_or_else(|_| Err("timed out".to_owned()))
 }
 
-/// Hands on the replies of one stream until it ends, and then tells that the peer is down.
+/// Hands on the replies of one stream until it ends, and then tells that the peer is down. Returns whether any came: a
+/// peer that only hangs up is not to be called again at once.
 async fn serve_lane(
     links: &Links,
     link: &Link,
     lane: usize,
     mut replies: Replies,
     events: &Arc<dyn LinkEvents>,
-) {
+) -> bool {
     link.lanes[lane].open();
     link.up[lane].store(true, Ordering::Release);
     link.attempts.fetch_add(1, Ordering::AcqRel);
@@ -337,9 +339,11 @@ async fn serve_lane(
         tracing::info!(peer = %link.name, "connected");
     }
     links.publish();
+    let mut heard = false;
     let why = loop {
         match replies.message().await {
             Ok(Some(message)) => {
+                heard = true;
                 if let Err(why) = accept(links, link, message, events) {
                     break why;
                 }
@@ -351,8 +355,12 @@ async fn serve_lane(
     tracing::info!(peer = %link.name, lane, why, "disconnected");
     link.up[lane].store(false, Ordering::Release);
     link.lanes[lane].close();
+    if lane == LARGE {
+        *link.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
     links.publish();
     events.on_peer_down(link.id);
+    heard
 }
 
 fn accept(

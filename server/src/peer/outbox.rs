@@ -41,6 +41,8 @@ struct State {
     /// Operations whose replies are still being worked on elsewhere: forwards and loads.
     outstanding: usize,
     no_more_input: bool,
+    /// Why the stream ends, if not because all is answered.
+    broken: Option<tonic::Status>,
     waker: Option<Waker>,
 }
 
@@ -136,7 +138,7 @@ impl Outbox {
         let mut state = self.lock();
         change(&mut state);
         state.settle();
-        let due = !state.is_empty() || state.is_finished();
+        let due = !state.is_empty() || state.is_finished() || state.broken.is_some();
         let waker = if due { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = waker {
@@ -178,6 +180,14 @@ impl Outbox {
         self.change(|state| state.no_more_input = true);
     }
 
+    /// The other side is refused: the stream ends with this status, whatever waits.
+    pub fn refuse(&self, status: tonic::Status) {
+        self.change(|state| {
+            state.no_more_input = true;
+            state.broken = Some(status);
+        });
+    }
+
     /// Waits until less than the limit waits to be sent.
     pub async fn wait_for_room(&self) {
         loop {
@@ -214,6 +224,11 @@ impl Stream for Outgoing {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.outbox.lock();
+        if let Some(status) = state.broken.take() {
+            state.outstanding = 0;
+            state.waiting.clear();
+            return Poll::Ready(Some(Err(status)));
+        }
         if state.is_empty() {
             if state.is_finished() {
                 return Poll::Ready(None);

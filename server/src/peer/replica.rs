@@ -78,6 +78,9 @@ impl Replica {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.retain(|stream| stream.strong_count() > 0);
         streams.push(Arc::downgrade(&outbox));
+        drop(streams);
+        // Registered before it is told: no group can fall between the two.
+        outbox.on_durable(*self.parts.store.durable().borrow());
         let outgoing = Outgoing {
             outbox: Arc::clone(&outbox),
             fences: self.parts.fences.clone(),

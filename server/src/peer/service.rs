@@ -127,8 +127,8 @@ async fn read(mut batches: Streaming<peer::Batch>, replica: Arc<Replica>, outbox
         outbox.wait_for_room().await;
         match batches.message().await {
             Ok(Some(batch)) => {
-                if replica.apply(batch, &outbox).is_err() {
-                    break;
+                if let Err(failure) = replica.apply(batch, &outbox) {
+                    return outbox.refuse(failure.into());
                 }
             }
             Ok(None) => break,

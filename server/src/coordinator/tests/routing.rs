@@ -153,7 +153,11 @@ async fn messages_are_fenced() {
         ("STALE_EPOCH", 1)
     );
     let mut foreign = exchange(&mut client, batch(5, 1)).await;
-    assert_eq!(foreign.message().await.expect("ends"), None);
+    let status = foreign.message().await.expect_err("refused");
+    assert_eq!(
+        ringfort_proto::Failure::from_status(&status).map(|f| f.reason),
+        Some(Reason::WrongCluster)
+    );
     assert_eq!(cluster.nodes[1].counters.wrong_cluster.load(Relaxed), 1);
 }
 
