@@ -64,7 +64,8 @@ impl SledHome {
 impl EngineHome for SledHome {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let engine = SledEngine::open(&self.directory, self.cache_bytes)?;
-        sync_directory(&self.directory)
+        sync_files(&self.directory)
+            .and_then(|()| sync_directory(&self.directory))
             .and_then(|()| sync_parent(&self.directory))
             .map_err(|e| io_failed("open", &e))?;
         Ok(Arc::new(engine))
@@ -259,6 +260,18 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     sync_directory(parent)
+}
+
+/// Makes the files of a new database durable: sled never syncs the configuration that it keeps beside its pages, and
+/// refuses to open without it.
+fn sync_files(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 fn sync_directory(path: &Path) -> std::io::Result<()> {
