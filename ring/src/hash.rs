@@ -51,10 +51,68 @@ pub fn token_of_framed(framed: &[u8]) -> Token {
     Token(xxh3_64(framed))
 }
 
-/// The token of a member's virtual node `i`: `xxh3_64` of `u64 BE placement id ‖ u32 BE i`.
-pub fn vnode_token(placement_id: PlacementId, i: u32) -> Token {
+/// The hash behind a member's virtual node `i`: `xxh3_64` of `u64 BE placement id ‖ u32 BE i`.
+pub(crate) fn vnode_hash(placement_id: PlacementId, i: u32) -> u64 {
     let mut bytes = [0_u8; 12];
     bytes[..8].copy_from_slice(&placement_id.0.to_be_bytes());
     bytes[8..].copy_from_slice(&i.to_be_bytes());
-    Token(xxh3_64(&bytes))
+    xxh3_64(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_tokens_are_golden() {
+        // Computed by another implementation of xxh3 (the Python package xxhash).
+        let golden = [
+            (&b""[..], &b""[..], 0x3325_230e_1f28_5505),
+            (b"default", b"a", 0x08d3_2d67_da39_5ae7),
+            (b"default", b"hello", 0x410c_1ccc_97df_d9c3),
+            (b"users", &[0, 255, 7], 0x05ab_7b8d_8637_0ebd),
+        ];
+        for (namespace, key, expected) in golden {
+            assert_eq!(
+                token(namespace, key),
+                Token(expected),
+                "{namespace:?} {key:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn vnode_hashes_are_golden() {
+        let golden = [
+            (0, 0, 0xc499_8f91_69c2_a4f0),
+            (1, 0, 0xaf8a_366c_0b48_c68b),
+            (1, 1, 0x76d6_2fb9_f4a7_2dbc),
+            (u64::MAX, u32::MAX, 0x18d0_81e8_e460_2ab0),
+        ];
+        for (placement, i, expected) in golden {
+            assert_eq!(
+                vnode_hash(PlacementId(placement), i),
+                expected,
+                "{placement} {i}"
+            );
+        }
+    }
+
+    #[test]
+    fn long_keys_hash_like_their_framing() {
+        for len in [0, 1, STACK_BYTES - 9, STACK_BYTES - 8, 10_000] {
+            let key = vec![b'k'; len];
+            let framed = [&[0, 7], &b"default"[..], &key].concat();
+            assert_eq!(
+                token(b"default", &key),
+                token_of_framed(&framed),
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn the_split_between_namespace_and_key_matters() {
+        assert_ne!(token(b"a", b"bc"), token(b"ab", b"c"));
+    }
 }

@@ -133,3 +133,36 @@ impl fmt::Display for Epoch {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "node-1", "0", &"x".repeat(NAME_LEN_MAX)] {
+            assert_eq!(
+                NodeName::new(good).map(|name| name.to_string()),
+                Ok(good.to_owned())
+            );
+        }
+        assert_eq!(NodeName::new(""), Err(NodeNameError::Length(0)));
+        assert_eq!(
+            NodeName::new("x".repeat(64)),
+            Err(NodeNameError::Length(64))
+        );
+        for (bad, character) in [("Node", 'N'), ("a_b", '_'), ("a b", ' '), ("é", 'é')] {
+            assert_eq!(NodeName::new(bad), Err(NodeNameError::Character(character)));
+        }
+    }
+
+    #[test]
+    fn ids_read_what_they_write() {
+        for id in [0, 1, 0xdead_beef, u64::MAX] {
+            let text = ClusterId(id).to_string();
+            assert_eq!(text.len(), 16);
+            assert_eq!(text.parse(), Ok(ClusterId(id)));
+        }
+        assert!("xyz".parse::<StoreId>().is_err());
+    }
+}

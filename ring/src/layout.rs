@@ -3,6 +3,9 @@
 //! *Invariant I6 (liveness moves no data):* a layout is all that placement looks at. One that exists is valid, and its
 //! members are in the order of their names, however they arrived.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use crate::{

@@ -32,7 +32,7 @@ mod placement;
 #[cfg(test)]
 mod testing;
 
-pub use hash::{Token, token, token_of_framed, vnode_token};
+pub use hash::{Token, token, token_of_framed};
 pub use id::{
     ClusterId, Epoch, NAME_LEN_MAX, NodeName, NodeNameError, PartitionId, PlacementId, StoreId,
 };
@@ -42,4 +42,4 @@ pub use layout::{
     TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, ZONE_LEN_MAX, capacity_of_tokens, tokens_for_capacity,
 };
 pub use moves::{MemberMoves, Moves, moved};
-pub use placement::{PAIRS_MAX, Placement, PlacementError};
+pub use placement::{PAIRS_MAX, Placement, PlacementError, vnode_tokens};

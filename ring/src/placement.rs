@@ -3,6 +3,19 @@
 //! *Invariant I6 (liveness moves no data):* a placement is a pure function of a layout's members, Q and N. It is
 //! computed in integers, so that every machine finds the same; it depends on the set of members, never on the order in
 //! which they arrived, and on placement ids rather than names, so that replacing a node moves nothing else.
+//!
+//! Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2017), in five steps, one module each:
+//! `walk` puts the virtual nodes on the ring, `zones` says how many owners of a partition a zone may hold, `shares` how
+//! many partitions a member may own, `assign` takes pairs of partition and member by ascending distance, and `order`
+//! spreads the first places.
+//!
+//! A join or a leave moves little more than its fair share as long as Q is about members² or more: 1.05 times at 10
+//! members of 1,024 partitions, 1.15 at 30 (1.25 for unlucky ids), 1.1 to 1.2 at 60 of 4,096 or 100 of 16,384. Past
+//! that it grows, to 1.5 at 60 members of 1,024 partitions and 2 to 3.5 at 100: loads are then so few whole partitions
+//! that most members are at their limits, and what those shed moves between them. That is the price of a placement
+//! that knows the set of members but not what it was before: with loads exactly tight, no such function has a bounded
+//! cost of change (Berger, Kuszmaul, Polak, Tidor and Wein, "Memoryless Worker-Task Assignment with Polylogarithmic
+//! Switching Cost", 2022). It also moves up to 1.5 times the fair share while there are more zones than replicas.
 
 mod assign;
 mod order;
@@ -13,8 +26,9 @@ mod zones;
 #[cfg(test)]
 mod tests;
 
-use crate::{id::PartitionId, layout::Layout};
+use crate::{hash::Token, id::PartitionId, layout::Layout};
 use assign::Assignment;
+pub use walk::vnode_tokens;
 use zones::Zones;
 
 /// The most (partition, member) pairs that a placement is computed from: 512 MiB while it is.
@@ -33,7 +47,7 @@ pub struct Placement {
     /// Of each member: what it should own, in units of 2^-32 partitions.
     targets: Vec<u64>,
     /// Of each member: its tokens, ascending.
-    tokens: Vec<Vec<u64>>,
+    tokens: Vec<Vec<Token>>,
 }
 
 /// Why a placement cannot be computed.
@@ -77,8 +91,8 @@ impl Placement {
             .map(|rank| ranked(rank).zone.as_str())
             .collect();
         let weights: Vec<u32> = (0..members.len()).map(|rank| ranked(rank).tokens).collect();
-        let tokens: Vec<Vec<u64>> = (0..members.len())
-            .map(|rank| walk::sorted_tokens(ranked(rank).placement_id, ranked(rank).tokens))
+        let tokens: Vec<Vec<Token>> = (0..members.len())
+            .map(|rank| walk::vnode_tokens(ranked(rank).placement_id, ranked(rank).tokens))
             .collect();
         let zones = Zones::new(&names, replicas);
         let targets = shares::targets(partitions, replicas, &weights, &zones);
@@ -135,7 +149,8 @@ impl Placement {
     ///
     /// The walk differs from partition to partition, so a dead member's hints spread over all others.
     pub fn fallbacks(&self, partition: PartitionId) -> Vec<u16> {
-        let start = u64::from(partition.0) * (u64::MAX / u64::from(self.partitions()) + 1);
+        let bits = self.partitions().trailing_zeros();
+        let start = Token(u64::from(partition.0) << (u64::BITS - bits));
         let owners = self.owners(partition);
         let mut walk: Vec<(u64, u16)> = (0..)
             .zip(&self.tokens)
@@ -168,7 +183,8 @@ impl Placement {
         self.targets[member] as f64 / 2_f64.powi(32)
     }
 
-    /// The highest owned / target of all members: 1.0 is perfect balance.
+    /// The highest owned / target of all members: 1.0 is perfect balance, and no more than 1.03 unless whole partitions
+    /// are too coarse for it (targets under 34).
     pub fn peak_over_target(&self) -> f64 {
         (0..self.owned.len())
             .map(|m| self.owned_count(m) as f64 / self.target(m))
@@ -177,11 +193,11 @@ impl Placement {
 }
 
 /// The owners of each partition as ranks, nearest first.
-fn assign(layout: &Layout, tokens: &[Vec<u64>], limits: &[u32], zones: &Zones) -> Vec<Vec<u16>> {
+fn assign(layout: &Layout, tokens: &[Vec<Token>], limits: &[u32], zones: &Zones) -> Vec<Vec<u16>> {
     let starts = || {
         layout
             .partition_ids()
-            .map(|partition| layout.token_range(partition).0.0)
+            .map(|partition| layout.token_range(partition).0)
     };
     let mut pairs: Vec<(u64, u32, u16)> =
         Vec::with_capacity(tokens.len() * layout.partitions() as usize);

@@ -62,8 +62,14 @@ impl<'a> Assignment<'a> {
 
     /// Gives every partition the owners that it still lacks, moving as few others as that takes.
     pub(super) fn complete(&mut self) {
+        let lacking: Vec<usize> = (0..self.owners.len())
+            .filter(|&partition| self.owners[partition].len() < self.replicas)
+            .collect();
+        if lacking.is_empty() {
+            return;
+        }
         let mut search = Search::new(self);
-        for partition in 0..self.owners.len() {
+        for partition in lacking {
             while self.owners[partition].len() < self.replicas {
                 let path = search.path(
                     self,
@@ -95,19 +101,18 @@ impl<'a> Assignment<'a> {
 
     /// How many zones of the partition exceed their base.
     fn extras(&self, partition: u32) -> u32 {
-        let mut zones: Vec<usize> = self.owners[partition as usize]
-            .iter()
-            .map(|&m| self.zones.of_member[usize::from(m)])
-            .collect();
-        zones.sort_unstable();
-        zones.dedup();
-        u32::try_from(
-            zones
-                .into_iter()
-                .filter(|&zone| self.exceeds(partition, zone))
-                .count(),
-        )
-        .expect("at most 7")
+        let owners = &self.owners[partition as usize];
+        let zone = |owner: &u16| self.zones.of_member[usize::from(*owner)];
+        let first_of_zone = |&at: &usize| {
+            !owners[..at]
+                .iter()
+                .any(|other| zone(other) == zone(&owners[at]))
+        };
+        let zones = (0..owners.len())
+            .filter(first_of_zone)
+            .map(|at| zone(&owners[at]));
+        u32::try_from(zones.filter(|&zone| self.exceeds(partition, zone)).count())
+            .expect("at most 7")
     }
 
     fn has_room(&self, partition: u32, zone: usize) -> bool {

@@ -7,6 +7,8 @@ use super::zones::Zones;
 
 /// Fractional bits of a target.
 pub(super) const TARGET_BITS: u32 = 32;
+/// The most that a member owns, in percent of its target.
+pub(super) const PEAK_PERCENT_MAX: u128 = 103;
 /// Fractional bits of the water level (copies per token). Tokens of a member are at most 2^16, so that a target is
 /// exact to 2^-48 before it is rounded to `TARGET_BITS`.
 const LEVEL_BITS: u32 = 64;
@@ -70,21 +72,18 @@ fn highest(most: u128, fits: impl Fn(u128) -> bool) -> u128 {
     low
 }
 
-/// How many partitions each member may own at most.
+/// How many partitions each member may own at most: `floor(1.03 × target)`, so that no load is over 1.03 × its target.
 ///
-/// `ceil(1.02 × target)`, but no more than `floor(1.03 × target)`, which is less for targets under 100. Where whole
-/// numbers that small cannot hold all copies, the limits with the smallest limit / target rise together, by one each,
-/// until they can.
+/// As much slack as that bound leaves, because the fuller members are the more moves from one to another when a third
+/// joins. Where whole numbers that small cannot hold all copies (3,072 copies on 99 equal members are 31.03 each: by
+/// the pigeonhole principle someone owns 32, which is 1.031), the limits that exceed their targets least are raised
+/// together, by one each, until they can.
 pub(super) fn limits(partitions: u32, replicas: u32, targets: &[u64], zones: &Zones) -> Vec<u32> {
+    let limit = |target: u64| (u128::from(target) * PEAK_PERCENT_MAX / 100) >> TARGET_BITS;
     let mut limits: Vec<u32> = targets
         .iter()
         .map(|&target| {
-            let target = u128::from(target);
-            let one = 1_u128 << TARGET_BITS;
-            let limit = (target * 102)
-                .div_ceil(100 * one)
-                .min(target * 103 / (100 * one));
-            u32::try_from(limit)
+            u32::try_from(limit(target))
                 .expect("a target is at most Q")
                 .min(partitions)
         })
