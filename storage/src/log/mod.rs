@@ -25,7 +25,8 @@
 //! 2. A bad group with nothing valid after it, or at or past a later segment's first sequence, was never
 //!    acknowledged, as far as anyone can tell: it is cut ([`TornTail`]). So damage to the very last group passes for a
 //!    torn tail until a seal or another group follows; a clean stop ends in a seal.
-//! 3. With a single byte damaged anywhere, all records but those of the group that holds the byte come back.
+//! 3. With a single byte damaged anywhere, or a single block lost, all records but those of the group that holds it come
+//!    back. Damage to a seal, or to a segment's header, costs no record.
 //! 4. Groups of another generation than their segment's never count, so recycled segments replay nothing old.
 
 pub mod driver;
