@@ -140,3 +140,44 @@ impl Views {
         self.0.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringfort_ring::{PlacementId, StoreId};
+
+    use super::*;
+
+    fn name(n: u64) -> NodeName {
+        NodeName::new(format!("n{n}")).expect("valid")
+    }
+
+    fn layout() -> Layout {
+        let member = |n| Member {
+            name: name(n),
+            placement_id: PlacementId(n),
+            store_id: StoreId(n),
+            tokens: 256,
+            zone: String::new(),
+            client_addr: String::new(),
+            peer_addr: String::new(),
+            http_addr: String::new(),
+        };
+        Layout::new(Epoch(1), 8, 2, (0..3).map(member).collect()).expect("valid")
+    }
+
+    #[test]
+    fn unsynced_partitions_are_kept_by_member() {
+        let unsynced = BTreeMap::from([(name(1), BTreeSet::from([PartitionId(3)]))]);
+        let view = View::new(ClusterId(1), layout(), &name(2), &unsynced).expect("a member");
+        assert_eq!((view.me(), view.my_member().name.as_str()), (2, "n2"));
+        assert!(!view.is_synced(1, PartitionId(3)));
+        assert!(view.is_synced(1, PartitionId(4)) && view.is_synced(0, PartitionId(3)));
+        assert_eq!(view.owners(PartitionId(0)).len(), 2);
+    }
+
+    #[test]
+    fn a_stranger_has_no_view() {
+        let view = View::new(ClusterId(1), layout(), &name(9), &BTreeMap::new());
+        assert!(matches!(view, Err(ViewError::NotAMember(stranger)) if stranger == name(9)));
+    }
+}

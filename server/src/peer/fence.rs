@@ -113,3 +113,18 @@ impl Fences {
         .with("theirs", format!("{:016x}", fence.cluster_id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_heard_only_grows() {
+        let heard = Heard::default();
+        assert_eq!(heard.of(StoreId(1)), 0);
+        for sequence in [5, 3, 9, 7] {
+            heard.note(StoreId(1), sequence);
+        }
+        assert_eq!((heard.of(StoreId(1)), heard.all().len()), (9, 1));
+    }
+}

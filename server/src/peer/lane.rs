@@ -226,3 +226,86 @@ impl Stream for Batches {
         Poll::Ready(Some(batch))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn lane(limit: usize) -> (Lane, Arc<Counters>) {
+        let counters = Arc::new(Counters::default());
+        (
+            Lane::new(Arc::new(Budget::new(limit, Arc::clone(&counters)))),
+            counters,
+        )
+    }
+
+    fn store(id: u64, bytes: usize) -> Item {
+        let (key, object) = (Bytes::new(), Bytes::from(vec![0; bytes]));
+        Item::Store(peer::Store {
+            id,
+            key,
+            object,
+            ..peer::Store::default()
+        })
+    }
+
+    /// Pushes items; returns the ids that were rejected.
+    fn push(lane: &Lane, items: impl IntoIterator<Item = Item>) -> Vec<u64> {
+        let mut rejected = Vec::new();
+        lane.push(items.into_iter(), &mut rejected);
+        rejected
+    }
+
+    fn batch(lane: &Lane) -> Vec<u64> {
+        let batch = lane.next_batch(&mut lane.lock());
+        batch.stores.iter().map(|store| store.id).collect()
+    }
+
+    #[test]
+    fn a_closed_lane_takes_nothing_and_forgets_what_waited() {
+        let (lane, counters) = lane(1_000);
+        assert_eq!(push(&lane, [store(1, 10)]), [1]);
+        lane.open();
+        assert!(push(&lane, [store(2, 10)]).is_empty());
+        assert!(counters.peer_queue_bytes.load(Relaxed) > 0);
+        lane.close();
+        assert_eq!(
+            (push(&lane, [store(3, 10)]), batch(&lane)),
+            (vec![3], vec![])
+        );
+        assert_eq!(counters.peer_queue_bytes.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_full_queue_rejects_what_does_not_fit_and_has_room_again_once_taken() {
+        let (lane, counters) = lane(1_000);
+        lane.open();
+        assert_eq!(
+            push(&lane, [store(1, 600), store(2, 600), store(3, 100)]),
+            [2]
+        );
+        assert_eq!(batch(&lane), [1, 3]);
+        assert_eq!(counters.peer_queue_bytes.load(Relaxed), 0);
+        assert!(push(&lane, [store(4, 600)]).is_empty());
+        assert_eq!(push(&lane, [store(5, PEER_MESSAGE_BYTES_MAX)]), [5]);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_one_larger_item_goes_alone() {
+        let (lane, _) = lane(usize::MAX / 2);
+        lane.open();
+        let large = PEER_BATCH_BYTES_MAX * 2;
+        push(
+            &lane,
+            [store(1, 10), store(2, large), store(3, 10), store(4, 10)],
+        );
+        assert_eq!(batch(&lane), [1]);
+        assert_eq!(batch(&lane), [2]);
+        assert_eq!(batch(&lane), [3, 4]);
+        assert!(batch(&lane).is_empty());
+    }
+}

@@ -323,8 +323,8 @@ async fn connect(links: &Links, link: &Link, lane: usize) -> Result<Replies, Str
         .unwrap_or_else(|_| Err("timed out".to_owned()))
 }
 
-/// Hands on the replies of one stream until it ends, and then tells that the peer is down. Returns whether any came: a
-/// peer that only hangs up is not to be called again at once.
+/// Hands on the replies of one stream until it ends, and then tells that the peer is down. Returns whether it
+/// was of use (a reply came, or it stood a while): a peer that only hangs up is not to be called again at once.
 async fn serve_lane(
     links: &Links,
     link: &Link,
@@ -339,11 +339,20 @@ async fn serve_lane(
         tracing::info!(peer = %link.name, "connected");
     }
     links.publish();
-    let mut heard = false;
+    let mut proven = false;
+    let mut stands = std::pin::pin!(tokio::time::sleep(PEER_BACKOFF_MAX));
     let why = loop {
-        match replies.message().await {
+        let message = tokio::select! {
+            biased;
+            message = replies.message() => message,
+            () = &mut stands, if !proven => {
+                proven = true;
+                continue;
+            }
+        };
+        match message {
             Ok(Some(message)) => {
-                heard = true;
+                proven = true;
                 if let Err(why) = accept(links, link, message, events) {
                     break why;
                 }
@@ -360,7 +369,7 @@ async fn serve_lane(
     }
     links.publish();
     events.on_peer_down(link.id);
-    heard
+    proven
 }
 
 fn accept(

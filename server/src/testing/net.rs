@@ -34,6 +34,15 @@ impl MemNet {
             .for_each(AbortHandle::abort);
     }
 
+    /// All connections to `addr` break; new ones can be made at once.
+    pub fn shake(&self, addr: &str) {
+        if let Some(port) = self.lock().get_mut(addr) {
+            port.connections
+                .drain(..)
+                .for_each(|connection| connection.abort());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Port>> {
         self.0.lock().expect("nothing panics under this lock")
     }

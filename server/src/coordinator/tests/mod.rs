@@ -1,5 +1,6 @@
 //! The coordinator in a cluster of three: what it answers, and what it leaves behind.
 
+mod chaos;
 mod overload;
 mod quorum;
 mod repair;

@@ -1,0 +1,86 @@
+//! I2 while connections break: every acknowledged write is there, once, whatever was retried through whom.
+
+use std::time::Duration;
+
+use ringfort_proto::{Failure, v1::operation_result::Kind as Answer};
+
+use crate::{coordinator::Origin, testing::*};
+
+/// Clients that write at the same time.
+const CLIENTS: u64 = 8;
+/// Writes of each.
+const WRITES: u64 = 60;
+/// Attempts of one write, at most.
+const ATTEMPTS: usize = 60;
+
+/// Writes one value, retrying the same request through other nodes until it is acknowledged.
+async fn write_until_acknowledged(cluster: &Cluster, client: u64, sequence: u64) {
+    let (name, value) = (
+        format!("k{}", sequence % 20),
+        format!("{client}-{sequence}"),
+    );
+    let mut last: Option<Result<Answer, Failure>> = None;
+    for attempt in 0..ATTEMPTS {
+        let node = &cluster.nodes[(client as usize + attempt) % cluster.nodes.len()];
+        let kind = put_with(&name, &value, request(client, sequence));
+        let answer = outcome(node.start_op(kind, Duration::from_millis(300), Origin::Client)).await;
+        if answer.is_ok() {
+            return;
+        }
+        last = Some(answer);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never acknowledged: {last:?}");
+}
+
+/// Breaks the connections to one node after the other.
+async fn shake(cluster: &Cluster) {
+    for turn in 0.. {
+        let node = &cluster.nodes[turn % cluster.nodes.len()];
+        node.net.shake(&node.views.current().my_member().peer_addr);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_writes_are_there_once_though_connections_break() {
+    let limits = crate::limits::Limits {
+        siblings: 1_000,
+        ..Default::default()
+    };
+    let cluster = Cluster::start(Options {
+        limits,
+        ..Options::default()
+    })
+    .await;
+    let writes = async {
+        let clients = (0..CLIENTS).map(|client| {
+            let cluster = &cluster;
+            async move {
+                for sequence in 0..WRITES {
+                    write_until_acknowledged(cluster, client, sequence).await;
+                }
+            }
+        });
+        futures::future::join_all(clients).await;
+    };
+    tokio::select! {
+        () = shake(&cluster) => {}
+        _ = writes => {}
+    }
+    for (at, other) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        cluster.wait_link(at, other, true).await;
+    }
+    for key in 0..20 {
+        let mut expected: Vec<String> = (0..CLIENTS)
+            .flat_map(|client| (0..WRITES).map(move |sequence| (client, sequence)))
+            .filter(|(_, sequence)| sequence % 20 == key)
+            .map(|(client, sequence)| format!("{client}-{sequence}"))
+            .collect();
+        expected.sort();
+        for node in &cluster.nodes {
+            let read = async || values(node.run(get_r(&format!("k{key}"), 2)).await);
+            assert_eq!(read().await, expected, "k{key} through {}", node.name);
+        }
+    }
+}
