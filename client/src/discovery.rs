@@ -65,6 +65,7 @@ impl Signals {
 
 /// Asks for the layout whenever it is wanted, until the client is gone.
 pub(crate) async fn run(inner: Weak<Inner>, signals: Arc<Signals>) {
+    let _last = LastWords(&inner);
     let mut again = None;
     loop {
         let due = async {
@@ -101,6 +102,17 @@ pub(crate) async fn run(inner: Weak<Inner>, signals: Arc<Signals>) {
         again = unsynced.then(|| UNSYNCED_INTERVAL.mul_f64(jitter));
         drop(strong);
         sleep(ASK_INTERVAL_MIN).await;
+    }
+}
+
+/// Lets the next call search anew if the search ends before its client: with the runtime that it ran in.
+struct LastWords<'a>(&'a Weak<Inner>);
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.forget_view();
+        }
     }
 }
 

@@ -185,6 +185,11 @@ impl Error {
         error
     }
 
+    /// A question had no answer in its share of the deadline; it changes nothing, so another node may be asked.
+    pub(crate) fn silent(node: &str) -> Self {
+        Error::unreachable(node, format!("{node} does not answer"))
+    }
+
     /// The stream broke after the operation was sent.
     pub(crate) fn broken(node: &str, words: &str, write: bool) -> Self {
         let mut error = Error::new(
@@ -298,15 +303,14 @@ fn kind_of(reason: Reason) -> Kind {
 /// A status and what caused it, in one line.
 pub(crate) fn words(status: &Status) -> String {
     let mut words = status.message().to_owned();
+    if words.is_empty() {
+        words = status.code().description().to_owned();
+    }
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let text = cause.to_string();
         if !words.contains(&text) {
-            words = if words.is_empty() {
-                text
-            } else {
-                format!("{words}: {text}")
-            };
+            words = format!("{words}: {text}");
         }
         source = cause.source();
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -53,7 +53,8 @@ pub(crate) struct Inner {
     seeds: Vec<Arc<Session>>,
     view: RwLock<Option<Arc<View>>>,
     progress: watch::Sender<Progress>,
-    discovery: OnceLock<AbortHandle>,
+    /// The search for layouts, while it runs.
+    discovery: Mutex<Option<AbortHandle>>,
     /// Turns the owners from read to read.
     spin: AtomicU64,
     /// Turns the owners for writes; stays the same, see [`Inner::spin`].
@@ -76,7 +77,7 @@ impl Inner {
             seeds: seeds?,
             view: RwLock::new(None),
             progress: watch::Sender::new(Progress::default()),
-            discovery: OnceLock::new(),
+            discovery: Mutex::new(None),
             spin: AtomicU64::new(parts.random.number()),
             offset: parts.random.number() >> 1,
             parts,
@@ -113,10 +114,13 @@ impl Inner {
         }
         let mut progress = self.progress.subscribe();
         let before = progress.borrow_and_update().failures;
-        self.discovery.get_or_init(|| {
-            let run = discovery::run(Arc::downgrade(self), Arc::clone(&self.parts.signals));
-            tokio::spawn(run).abort_handle()
-        });
+        self.discovery
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| {
+                let run = discovery::run(Arc::downgrade(self), Arc::clone(&self.parts.signals));
+                tokio::spawn(run).abort_handle()
+            });
         self.refresh();
         loop {
             if let Some(view) = self.view() {
@@ -206,6 +210,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Forgets what was learned: the search for layouts has ended, and nobody would hear of a newer one.
+    pub(crate) fn forget_view(&self) {
+        *self
+            .discovery
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The members' sessions, those kept whose address is the same.
     fn sessions_for(&self, ring: &Ring, old: Option<&View>) -> Result<Vec<Arc<Session>>, Error> {
         let known = old.map(|view| view.sessions.as_slice()).unwrap_or_default();
@@ -252,7 +265,11 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(discovery) = self.discovery.get() {
+        if let Some(discovery) = self
+            .discovery
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             discovery.abort();
         }
     }

@@ -70,6 +70,7 @@
 //! *Left out on purpose:* anything that decides for the caller which sibling is right, and any retry of a call whose
 //! deadline has passed.
 
+mod ask;
 mod builder;
 mod call;
 mod client;

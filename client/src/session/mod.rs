@@ -112,6 +112,8 @@ struct State {
     queue: VecDeque<u64>,
     /// The connection, when it waits for operations.
     waker: Option<Waker>,
+    /// Whether the session has its task.
+    is_running: bool,
     /// The number of the stream that may take operations; an older one ends itself.
     stream: u64,
     /// Whether the node has accepted that stream. Nothing is sent before, so that a refusal is definite.
@@ -134,6 +136,7 @@ impl Session {
             slots: Slots::default(),
             queue: VecDeque::new(),
             waker: None,
+            is_running: false,
             stream: 0,
             open: false,
             armed: None,
@@ -184,8 +187,9 @@ impl Session {
         ticket: Option<Ticket>,
     ) -> Result<oneshot::Receiver<Reply>, Error> {
         let weight = u32::try_from(weight.min(CREDIT_BYTES)).expect("the credit fits u32");
-        let credit = timeout_at(deadline, self.credit(weight));
-        if !self.shared.try_credit(weight) && credit.await.is_err() {
+        if !self.shared.try_credit(weight)
+            && timeout_at(deadline, self.credit(weight)).await.is_err()
+        {
             let full = format!(
                 "no room in the session with {} within the deadline",
                 self.address()
@@ -233,12 +237,9 @@ impl Session {
         if earlier {
             state.armed = Some(deadline);
         }
-        let first = state.stream == 0;
-        if first {
-            state.stream = 1;
-        }
+        let starts = !std::mem::replace(&mut state.is_running, true);
         drop(state);
-        if first {
+        if starts {
             let task = tokio::spawn(task::run(Arc::clone(&self.shared)));
             *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
         }

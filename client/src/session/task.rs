@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status, Streaming};
 
 use super::{Entry, Health, Reply, Shared, outgoing::Outgoing};
-use crate::error::{Error, words};
+use crate::error::{Error, Kind, words};
 
 /// The largest message that is accepted: an object of the largest size, with room.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -30,7 +30,24 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until the session is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let _last = LastWords(&shared);
     tokio::join!(keep_open(&shared), keep_deadlines(&shared));
+}
+
+/// Says so to all who wait if the task ends before its session: with the runtime that it ran in, or by a bug of ours.
+/// The next operation starts a new task.
+struct LastWords<'a>(&'a Shared);
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.channel = None;
+        // First, so that whoever comes from here on starts the next task.
+        state.is_running = false;
+        drop(state);
+        self.0.fail_all("the task of the session ended", None);
+        self.0.set_health(Health::Fresh);
+    }
 }
 
 /// Opens the stream, attends to it, and opens it again when it ends.
@@ -76,6 +93,7 @@ async fn keep_deadlines(shared: &Shared) {
             }
         };
         tokio::select! {
+            biased;
             () = shared.rearm.notified() => {}
             () = alarm => shared.sweep(Instant::now()),
         }
@@ -92,7 +110,7 @@ async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error>
     let opening = client.session(Outgoing::new(Arc::clone(shared), stream));
     let answers = match timeout(OPEN_TIMEOUT, opening).await {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return Err(refusal(&status, &shared.address)),
+        Ok(Err(status)) => return Err(no_session(&status, &shared.address)),
         Err(_) => {
             let silent = format!(
                 "{} opened no session within {OPEN_TIMEOUT:?}",
@@ -114,7 +132,16 @@ async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error>
     Ok(answers)
 }
 
-/// Why a stream, or a question that changes nothing, was refused. Nothing was sent, so this is definite whatever the code.
+/// Why a stream was refused. Nothing was sent on it, so whatever the node says, another may be asked: unless it would
+/// say the same of who asks.
+fn no_session(status: &Status, address: &str) -> Error {
+    match refusal(status, address) {
+        error if matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied) => error,
+        error => cannot_reach(address, &error.to_string()),
+    }
+}
+
+/// Why a question that changes nothing was refused: typed, or else the node cannot be reached.
 pub(crate) fn refusal(status: &Status, address: &str) -> Error {
     let typed = Failure::from_status(status).is_some();
     if typed

@@ -3,12 +3,9 @@
 use ringfort_proto::v1::{self, admin_client::AdminClient, kv_client::KvClient};
 use serde::Serialize;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Response, Status, transport::Channel};
 
-use crate::{
-    Client, Error,
-    session::{MESSAGE_BYTES_MAX, refusal},
-};
+use crate::{Client, Error, ask::Attempt, session::MESSAGE_BYTES_MAX};
 
 /// Where a key lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -120,8 +117,8 @@ impl Client {
             key: bytes::Bytes::copy_from_slice(key.as_ref()),
         };
         let answer = self
-            .ask(|channel, left| {
-                let request = left.with(v1::WhereRequest {
+            .ask(|channel, attempt| {
+                let request = attempt.with(v1::WhereRequest {
                     key: Some(key.clone()),
                 });
                 async move { AdminClient::new(channel).r#where(request).await }
@@ -141,9 +138,9 @@ impl Client {
     /// Nothing was changed; see [`Error::kind`].
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
         let answer = self
-            .ask(|channel, left| async move {
+            .ask(|channel, attempt| async move {
                 AdminClient::new(channel)
-                    .status(left.with(v1::StatusRequest {}))
+                    .status(attempt.with(v1::StatusRequest {}))
                     .await
             })
             .await?;
@@ -162,67 +159,26 @@ impl Client {
     /// Nothing was changed; see [`Error::kind`].
     pub async fn layout(&self) -> Result<LayoutInfo, Error> {
         let answer = self
-            .ask(|channel, left| async move {
+            .ask(|channel, attempt| async move {
                 let mut client =
                     KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-                client.get_layout(left.with(v1::GetLayoutRequest {})).await
+                client
+                    .get_layout(attempt.with(v1::GetLayoutRequest {}))
+                    .await
             })
             .await?;
         Ok(layout_info(answer))
     }
 
-    /// Asks any node a question that changes nothing, the next node if one cannot be reached.
-    pub(crate) async fn ask<T, F>(
-        &self,
-        question: impl Fn(Channel, TimeLeft) -> F,
-    ) -> Result<T, Error>
+    /// Asks with the deadline of the client's calls.
+    async fn ask<T, F>(&self, question: impl Fn(Channel, Attempt) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let inner = self.inner();
-        self.ask_by(Instant::now() + inner.defaults.timeout, question)
+        inner
+            .ask(Instant::now() + inner.defaults.timeout, question)
             .await
-    }
-
-    /// The same, with a deadline.
-    pub(crate) async fn ask_by<T, F>(
-        &self,
-        deadline: Instant,
-        question: impl Fn(Channel, TimeLeft) -> F,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let mut failed = Error::timeout("", "the deadline passed before any node was asked");
-        for node in self.inner().nodes() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let answer =
-                tokio::time::timeout_at(deadline, question(node.channel(), TimeLeft(left))).await;
-            failed = match answer {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => refusal(&status, node.address()),
-                Err(_) => Error::unanswered(node.address(), false),
-            };
-            if !failed.is_retryable() {
-                break;
-            }
-        }
-        Err(failed)
-    }
-}
-
-/// What is left of a deadline, to be sent with a unary call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TimeLeft(std::time::Duration);
-
-impl TimeLeft {
-    pub(crate) fn with<T>(self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(self.0);
-        request
     }
 }
 

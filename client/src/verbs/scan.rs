@@ -15,14 +15,14 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, future::BoxFuture};
 use prost::Message;
 use ringfort_proto::v1::{Key, ScanEntry, ScanRequest, ScanResponse, kv_client::KvClient};
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant};
 
 use crate::{
     Client, Context, Error, Read, Sibling,
+    ask::Attempt,
     call::token_of,
     inner::DEFAULT_NAMESPACE,
     options::{Common, TIMEOUT_MAX, common_options},
-    policy::{self, Decision},
     session::MESSAGE_BYTES_MAX,
 };
 
@@ -208,28 +208,14 @@ async fn fetch(
     request: ScanRequest,
     deadline: Instant,
 ) -> Result<ScanResponse, Error> {
-    let mut attempt = 0;
-    loop {
-        let asked = client.ask_by(deadline, |channel, left| {
-            let request = left.with(request.clone());
-            async move {
-                KvClient::new(channel)
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .scan(request)
-                    .await
-            }
-        });
-        let error = match asked.await {
-            Ok(page) => return Ok(page),
-            Err(error) => error,
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        match policy::decide(&error, attempt, left, client.inner().random().fraction()) {
-            Decision::Stop => return Err(error),
-            Decision::Again { after, .. } => sleep(after).await,
-        }
-        attempt += 1;
-    }
+    let question = |channel, attempt: Attempt| {
+        let mut request = request.clone();
+        request.options.get_or_insert_default().attempt = attempt.number;
+        let request = attempt.with(request);
+        let mut node = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        async move { node.scan(request).await }
+    };
+    client.inner().ask(deadline, question).await
 }
 
 /// The order of a scan: by token, then by the framed key.

@@ -354,3 +354,29 @@ async fn a_silent_node_is_passed_over_and_its_stream_is_replaced() {
             .any(|seen| seen.node == "n1")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_seed_is_one_run() {
+    async fn run() -> (Vec<Seen>, Duration) {
+        let started = Instant::now();
+        let (cluster, client) = cluster(5);
+        for round in 0..20 {
+            match round % 5 {
+                0 => cluster.inject(Fault::Break),
+                1 => cluster.inject(Fault::Refuse(Failure::new(
+                    Reason::QuorumUnavailable,
+                    "1 of 2 alive",
+                ))),
+                2 => cluster.stop(round % 3),
+                3 => cluster.start(round % 3),
+                _ => cluster.inject(Fault::ApplyAndStaySilent),
+            }
+            let puts = (0..20).map(|i| client.put(format!("{round}-{i}"), "v").into_future());
+            futures::future::join_all(puts).await;
+        }
+        (cluster.seen(), started.elapsed())
+    }
+    let first = run().await;
+    assert!(first.0.len() > 400);
+    assert_eq!(first, run().await);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringfort_client::{Client, Kind, Reason};
+use ringfort_client::{Client, Kind, Reason, fake::FakeCluster};
 
 use crate::{cluster, settle};
 
@@ -123,4 +123,53 @@ fn settings_that_cannot_work_are_refused() {
         Client::builder().build().is_ok(),
         "and it needs no runtime to be built"
     );
+}
+
+#[test]
+fn a_client_outlives_the_runtime_of_its_first_calls() {
+    let cluster = FakeCluster::new(3);
+    let client = cluster.client();
+    for round in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            client.put("k", "v").await.unwrap();
+            assert_eq!(client.get("k").await.unwrap().siblings().len(), round + 1);
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_client_leaves_no_task_behind() {
+    let (cluster, client) = cluster(3);
+    for i in 0..30 {
+        client.put(format!("k{i}"), "v").await.unwrap();
+    }
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    drop(client);
+    settle().await;
+    drop(cluster);
+    settle().await;
+    assert!(before > 3, "{before}");
+    assert_eq!(tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_go_past_nodes_that_cannot_answer() {
+    let (cluster, client) = cluster(5);
+    for node in 0..4 {
+        cluster.stop(node);
+    }
+    assert_eq!(client.status().await.unwrap().nodes.len(), 5);
+    assert_eq!(client.layout().await.unwrap().node, "n4");
+    cluster.stop(4);
+    let error = client.status().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
 }
