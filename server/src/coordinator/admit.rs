@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use ringfort_proto::{
-    Failure, Reason, peer,
+    Failure, Reason,
     v1::{self, operation::Kind},
 };
-use ringfort_ring::PartitionId;
 use ringfort_storage::version::RequestId;
 
 use super::{
@@ -20,17 +19,16 @@ use super::{
 use crate::{
     counters::{Verb, add},
     limits::ATTACHED_MAX,
-    peer::{PeerId, links::Item},
 };
 
 /// When to try again at a node that is full.
 const RETRY_AFTER_OVERLOAD: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// One arrival: what it is, and where its answer goes.
-struct Arrival<'s> {
-    id: u64,
-    addressed: Addressed,
-    sink: &'s Arc<dyn ReplySink>,
+pub(super) struct Arrival<'s> {
+    pub id: u64,
+    pub addressed: Addressed,
+    pub sink: &'s Arc<dyn ReplySink>,
 }
 
 impl Step<'_> {
@@ -210,7 +208,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn insert(
+    pub fn insert(
         &mut self,
         arrival: Arrival<'_>,
         request: Option<RequestId>,
@@ -245,92 +243,6 @@ impl Step<'_> {
         self.state.deadlines.add(deadline, id);
         id
     }
-
-    /// Sends an operation on to one synced owner that is reachable, once.
-    fn forward(
-        &mut self,
-        mut operation: v1::Operation,
-        arrival: Arrival<'_>,
-    ) -> Result<(), Failure> {
-        let Some((_, target)) = self.synced_owner(arrival.addressed.partition) else {
-            let why = "no synced owner of the key is reachable from this node";
-            return Err(Failure::new(Reason::QuorumUnavailable, why)
-                .with("need", 1)
-                .with("alive", 0));
-        };
-        operation.deadline_us = arrival.addressed.deadline.as_micros() as u64;
-        let owners = Owners::none();
-        let id = self.insert(arrival, None, owners, Phase::Forwarded(target));
-        operation.id = id.0;
-        add(&self.parts.counters.forwards, 1);
-        self.send(
-            target,
-            Item::Forward(Box::new(peer::Forward {
-                operation: Some(operation),
-            })),
-        );
-        Ok(())
-    }
-
-    /// The first synced owner that is connected, other than this node: its place among the members, and its number.
-    fn synced_owner(&self, partition: PartitionId) -> Option<(usize, PeerId)> {
-        let owners = self
-            .view
-            .owners(partition)
-            .iter()
-            .map(|&member| usize::from(member));
-        owners
-            .filter(|&member| self.view.is_synced(member, partition))
-            .filter_map(|member| Some((member, self.peer_of(member)?)))
-            .find(|&(_, peer)| self.parts.links.connected(peer))
-    }
-
-    /// This node's copy does not hold all that it should: names a node to ask.
-    pub fn not_synced(&self, partition: PartitionId) -> Failure {
-        let failure = Failure::new(
-            Reason::NotSynced,
-            "this node's copy does not hold all that it should",
-        );
-        match self.synced_owner(partition) {
-            Some((member, _)) => failure.with("ask", &self.view.layout().members()[member].name),
-            None => failure,
-        }
-    }
-
-    fn check_writable(&self, owners: Owners, need: u32) -> Result<(), Failure> {
-        let connected = owners
-            .others()
-            .filter(|&(_, peer)| self.parts.links.connected(peer));
-        quorum_reachable("W", need, 1 + connected.count() as u32)
-    }
-
-    fn check_readable(
-        &self,
-        partition: PartitionId,
-        owners: Owners,
-        need: u32,
-    ) -> Result<(), Failure> {
-        let members = self.view.owners(partition).iter().enumerate();
-        let countable = members.filter(|&(place, &member)| {
-            let reachable = owners
-                .peer(place)
-                .is_none_or(|peer| self.parts.links.connected(peer));
-            reachable && self.view.is_synced(usize::from(member), partition)
-        });
-        quorum_reachable("R", need, countable.count() as u32)
-    }
-}
-
-fn quorum_reachable(name: &str, need: u32, alive: u32) -> Result<(), Failure> {
-    if alive >= need {
-        return Ok(());
-    }
-    let why = format!(
-        "{name} is {need}, and {alive} owners of the key are reachable; nothing was attempted"
-    );
-    Err(Failure::new(Reason::QuorumUnavailable, why)
-        .with("need", need)
-        .with("alive", alive))
 }
 
 fn overloaded(why: &str, limit: &str) -> Failure {

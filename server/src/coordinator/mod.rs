@@ -9,9 +9,11 @@
 //! once at its end; what it makes to be answered is delivered after the lock is released.
 
 mod admit;
+mod answer;
 mod operation;
 mod pending;
 mod read;
+mod route;
 mod running;
 mod sink;
 mod slab;

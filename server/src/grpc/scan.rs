@@ -16,7 +16,7 @@ use super::cursor::Cursor;
 use crate::{
     coordinator::{Coordinator, CoordinatorParts, context_of, live_siblings},
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    peer::replica::{ScanParts, key_from_wire},
+    peer::{replica::key_from_wire, scan::ScanParts},
     view::View,
     wire::decode_object,
 };

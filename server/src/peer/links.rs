@@ -6,28 +6,25 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use ringfort_proto::peer::{self, peer_client::PeerClient};
-use ringfort_ring::{NodeName, StoreId};
+use ringfort_ring::NodeName;
 use tokio::{sync::watch, task::AbortHandle};
 use tonic::transport::Channel;
 
 pub use super::lane::Item;
 use super::{
-    fence::{Fenced, Fences, Heard},
+    dial::run_lane,
+    fence::{Fences, Heard},
     lane::{Budget, Lane},
 };
 use crate::{
     counters::{Counters, add},
-    limits::{Limits, PEER_BACKOFF_MAX, PEER_LARGE_BYTES, PEER_MESSAGE_BYTES_MAX},
-    net::{Net, connect_channel},
+    limits::{Limits, PEER_LARGE_BYTES, PEER_MESSAGE_BYTES_MAX},
+    net::Net,
     view::Views,
 };
-
-/// The first pause after a connection failed.
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 
 /// A peer, as this process numbers it: by the order in which it met the names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,18 +57,20 @@ pub struct LinkParts {
     pub seed: u64,
 }
 
+/// One link: its lanes, and how they stand.
 pub(super) struct Link {
-    id: PeerId,
-    name: NodeName,
-    lanes: [Arc<Lane>; 2],
-    up: [AtomicBool; 2],
+    pub id: PeerId,
+    pub name: NodeName,
+    pub lanes: [Arc<Lane>; 2],
+    pub up: [AtomicBool; 2],
     /// Attempts to connect that have ended, of both lanes.
-    attempts: AtomicU64,
-    channel: Mutex<Option<Channel>>,
+    pub attempts: AtomicU64,
+    pub channel: Mutex<Option<Channel>>,
 }
 
 impl Link {
-    fn is_up(&self) -> bool {
+    /// Whether all connections stand.
+    pub fn is_up(&self) -> bool {
         self.up.iter().all(|up| up.load(Ordering::Acquire))
     }
 }
@@ -87,7 +86,7 @@ pub struct LinkStates {
 
 /// The links to all other members of the view.
 pub struct Links {
-    parts: LinkParts,
+    pub(super) parts: LinkParts,
     links: RwLock<Vec<Arc<Link>>>,
     states: watch::Sender<LinkStates>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -242,7 +241,8 @@ impl Links {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self) {
+    /// Tells how the links stand, if that has changed.
+    pub(super) fn publish(&self) {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         let states = LinkStates {
             connected: links
@@ -259,179 +259,12 @@ impl Links {
     }
 }
 
-const SMALL: usize = 0;
-const LARGE: usize = 1;
+pub(super) const SMALL: usize = 0;
+pub(super) const LARGE: usize = 1;
 
-fn limited(channel: Channel) -> PeerClient<Channel> {
+/// A client of that connection, with the limits of messages between nodes.
+pub(super) fn limited(channel: Channel) -> PeerClient<Channel> {
     PeerClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
-}
-
-/// Keeps one lane of one link connected.
-async fn run_lane(links: Arc<Links>, link: Arc<Link>, lane: usize, events: Arc<dyn LinkEvents>) {
-    let mut backoff = Backoff::new(links.parts.seed ^ (u64::from(link.id.0) << 1 | lane as u64));
-    loop {
-        match connect(&links, &link, lane).await {
-            Ok(stream) => {
-                if serve_lane(&links, &link, lane, stream, &events).await {
-                    backoff.reset();
-                }
-            }
-            Err(why) => {
-                tracing::debug!(peer = %link.name, lane, why, "no connection to a peer");
-                link.lanes[lane].close();
-                link.attempts.fetch_add(1, Ordering::AcqRel);
-                links.publish();
-            }
-        }
-        tokio::time::sleep(backoff.next()).await;
-    }
-}
-
-type Replies = tonic::Streaming<peer::Replies>;
-
-/// Connects and opens the stream of a lane; nothing is queued on it yet.
-async fn connect(links: &Links, link: &Link, lane: usize) -> Result<Replies, String> {
-    let parts = &links.parts;
-    let Some(addr) = parts
-        .views
-        .current()
-        .member(&link.name)
-        .map(|m| m.peer_addr.clone())
-    else {
-        return Err("no member of the layout".to_owned());
-    };
-    let limit = parts.limits.peer_connect_timeout;
-    let attempt = async {
-        let channel = connect_channel(&parts.net, &addr, limit)
-            .await
-            .map_err(|e| format!("{addr}: {e}"))?;
-        if lane == LARGE {
-            let mut shared = link.channel.lock().unwrap_or_else(PoisonError::into_inner);
-            *shared = Some(channel.clone());
-        }
-        let batches = link.lanes[lane].connect(parts.fences.clone());
-        let replies = limited(channel).exchange(batches).await;
-        replies
-            .map(tonic::Response::into_inner)
-            .map_err(|status| format!("{addr}: {status}"))
-    };
-    // The stream must open too, not the connection alone: a hung process still accepts connections.
-    tokio::time::timeout(2 * limit, attempt)
-        .await
-        .unwrap_or_else(|_| Err("timed out".to_owned()))
-}
-
-/// Hands on the replies of one stream until it ends, and then tells that the peer is down. Returns whether it
-/// was of use (a reply came, or it stood a while): a peer that only hangs up is not to be called again at once.
-async fn serve_lane(
-    links: &Links,
-    link: &Link,
-    lane: usize,
-    mut replies: Replies,
-    events: &Arc<dyn LinkEvents>,
-) -> bool {
-    link.lanes[lane].open();
-    link.up[lane].store(true, Ordering::Release);
-    link.attempts.fetch_add(1, Ordering::AcqRel);
-    if link.is_up() {
-        tracing::info!(peer = %link.name, "connected");
-    }
-    links.publish();
-    let mut proven = false;
-    let mut stands = std::pin::pin!(tokio::time::sleep(PEER_BACKOFF_MAX));
-    let why = loop {
-        let message = tokio::select! {
-            biased;
-            message = replies.message() => message,
-            () = &mut stands, if !proven => {
-                proven = true;
-                continue;
-            }
-        };
-        match message {
-            Ok(Some(message)) => {
-                proven = true;
-                if let Err(why) = accept(links, link, message, events) {
-                    break why;
-                }
-            }
-            Ok(None) => break "the peer ended the stream".to_owned(),
-            Err(status) => break status.to_string(),
-        }
-    };
-    tracing::info!(peer = %link.name, lane, why, "disconnected");
-    link.up[lane].store(false, Ordering::Release);
-    link.lanes[lane].close();
-    if lane == LARGE {
-        *link.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-    links.publish();
-    events.on_peer_down(link.id);
-    proven
-}
-
-fn accept(
-    links: &Links,
-    link: &Link,
-    message: peer::Replies,
-    events: &Arc<dyn LinkEvents>,
-) -> Result<(), String> {
-    let parts = &links.parts;
-    let fence = message.fence.unwrap_or_default();
-    if parts.fences.judge(&fence) == Fenced::Foreign {
-        add(&parts.counters.wrong_cluster, 1);
-        return Err(parts.fences.wrong_cluster(&fence).to_string());
-    }
-    parts
-        .heard
-        .note(StoreId(fence.store_id), fence.durable_sequence);
-    events.on_replies(link.id, message);
-    Ok(())
-}
-
-/// Capped exponential pauses with jitter that is the same on one node every time.
-struct Backoff {
-    state: u64,
-    pause: Duration,
-}
-
-impl Backoff {
-    fn new(seed: u64) -> Self {
-        Backoff {
-            state: seed,
-            pause: BACKOFF_FIRST,
-        }
-    }
-
-    fn reset(&mut self) {
-        self.pause = BACKOFF_FIRST;
-    }
-
-    /// Half the pause, and up to another half by chance.
-    fn next(&mut self) -> Duration {
-        self.state = xxhash_rust::xxh3::xxh3_64(&self.state.to_le_bytes());
-        let half = self.pause / 2;
-        self.pause = (self.pause * 2).min(PEER_BACKOFF_MAX);
-        half + half.mul_f64((self.state >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_grows_to_its_cap_and_is_the_same_for_one_seed() {
-        let pauses = |seed| {
-            let mut backoff = Backoff::new(seed);
-            (0..20).map(|_| backoff.next()).collect::<Vec<_>>()
-        };
-        assert_eq!(pauses(1), pauses(1));
-        assert_ne!(pauses(1), pauses(2));
-        assert!(pauses(1).iter().all(|&pause| pause <= PEER_BACKOFF_MAX));
-        assert!(pauses(1)[0] < BACKOFF_FIRST * 2);
-        assert!(pauses(1)[19] >= PEER_BACKOFF_MAX / 2);
-    }
 }

@@ -5,11 +5,13 @@
 //!
 //! Sending never waits: whatever has queued when the connection has room goes out as one batch.
 
+mod dial;
 pub mod fence;
 mod lane;
 pub mod links;
 mod outbox;
 pub mod replica;
+pub(crate) mod scan;
 pub mod service;
 
 pub use fence::{Fences, Heard};

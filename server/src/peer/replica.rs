@@ -3,19 +3,17 @@
 //! Keeps I1 (a store is acknowledged when it is durable here), I3 (a copy that does not count toward R says so: it
 //! refuses with `NOT_SYNCED`) and I9 (a stale epoch is told the newer one, a foreign cluster is refused).
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1};
-use ringfort_ring::{PartitionId, StoreId, Token, token_of_framed};
+use ringfort_ring::{StoreId, Token, token_of_framed};
 use ringfort_storage::{Key, Record, Store, store::Read};
 
 use super::{
     fence::{Fenced, Fences, Heard},
     outbox::{Answers, Outbox, Outgoing},
+    scan::ScanParts,
 };
 use crate::{
     coordinator::{Coordinator, Origin, ReplySink},
@@ -274,58 +272,6 @@ impl Replica {
     /// The pool that scans run on.
     pub(crate) fn pool(&self) -> &Arc<dyn EnginePool> {
         &self.parts.pool
-    }
-}
-
-/// What a scan of one node's own copy needs.
-#[derive(Clone)]
-pub(crate) struct ScanParts {
-    /// The current view.
-    pub views: Views,
-    /// The store.
-    pub store: Store,
-}
-
-impl ScanParts {
-    /// One page of a token range. Blocks.
-    pub fn page(&self, request: &peer::ScanRequest) -> Result<peer::ScanResponse, Failure> {
-        let view = self.views.current();
-        let after = (!request.after.is_empty()).then_some(&request.after[..]);
-        let page = self
-            .store
-            .scan(
-                request.first_token,
-                after,
-                request.last_token,
-                request.max_keys as usize,
-                usize::try_from(request.max_bytes).unwrap_or(usize::MAX),
-            )
-            .map_err(|error| {
-                Failure::new(Reason::Overloaded, format!("the scan failed: {error}"))
-            })?;
-        let first = view.layout().partition_of(Token(request.first_token));
-        let last = view.layout().partition_of(Token(request.last_token));
-        let unsynced = view
-            .unsynced(view.me())
-            .range(first..=last.max(first))
-            .copied();
-        let damaged = page
-            .quarantined
-            .iter()
-            .map(|key| view.layout().partition_of(Token(key.token())));
-        let unsynced: BTreeSet<PartitionId> = unsynced.chain(damaged).collect();
-        let objects = page.records.into_iter().map(|(key, record)| peer::Scanned {
-            key: key.framed().clone(),
-            object: encode_object(record.object()),
-        });
-        Ok(peer::ScanResponse {
-            objects: objects.collect(),
-            next: page
-                .next
-                .map(|key| key.framed().clone())
-                .unwrap_or_default(),
-            unsynced: unsynced.into_iter().map(|partition| partition.0).collect(),
-        })
     }
 }
 

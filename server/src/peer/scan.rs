@@ -1,0 +1,63 @@
+//! Pages of what this node itself holds.
+//!
+//! Keeps I3: partitions whose copy here does not count toward R, or holds a damaged record, are named with the page.
+
+use std::collections::BTreeSet;
+
+use ringfort_proto::{Failure, Reason, peer};
+use ringfort_ring::{PartitionId, Token};
+use ringfort_storage::Store;
+
+use crate::{view::Views, wire::encode_object};
+
+/// What a scan of one node's own copy needs.
+#[derive(Clone)]
+pub(crate) struct ScanParts {
+    /// The current view.
+    pub views: Views,
+    /// The store.
+    pub store: Store,
+}
+
+impl ScanParts {
+    /// One page of a token range. Blocks.
+    pub fn page(&self, request: &peer::ScanRequest) -> Result<peer::ScanResponse, Failure> {
+        let view = self.views.current();
+        let after = (!request.after.is_empty()).then_some(&request.after[..]);
+        let page = self
+            .store
+            .scan(
+                request.first_token,
+                after,
+                request.last_token,
+                request.max_keys as usize,
+                usize::try_from(request.max_bytes).unwrap_or(usize::MAX),
+            )
+            .map_err(|error| {
+                Failure::new(Reason::Overloaded, format!("the scan failed: {error}"))
+            })?;
+        let first = view.layout().partition_of(Token(request.first_token));
+        let last = view.layout().partition_of(Token(request.last_token));
+        let unsynced = view
+            .unsynced(view.me())
+            .range(first..=last.max(first))
+            .copied();
+        let damaged = page
+            .quarantined
+            .iter()
+            .map(|key| view.layout().partition_of(Token(key.token())));
+        let unsynced: BTreeSet<PartitionId> = unsynced.chain(damaged).collect();
+        let objects = page.records.into_iter().map(|(key, record)| peer::Scanned {
+            key: key.framed().clone(),
+            object: encode_object(record.object()),
+        });
+        Ok(peer::ScanResponse {
+            objects: objects.collect(),
+            next: page
+                .next
+                .map(|key| key.framed().clone())
+                .unwrap_or_default(),
+            unsynced: unsynced.into_iter().map(|partition| partition.0).collect(),
+        })
+    }
+}
