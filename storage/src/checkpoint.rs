@@ -54,6 +54,8 @@ pub struct Checkpoint {
 pub struct CheckpointFile {
     slots: TwoSlot,
     current: Option<Checkpoint>,
+    /// What the other slot names as the first live segment, if that slot is valid.
+    other: Option<LogPosition>,
     /// Both slots are valid and say clean.
     clean: bool,
     staged: Option<Checkpoint>,
@@ -67,18 +69,23 @@ impl CheckpointFile {
             return Ok(Self {
                 slots,
                 current: None,
+                other: None,
                 clean: false,
                 staged: None,
             });
         };
         let current = decode(&loaded.payload)?;
-        let clean = match &loaded.other {
-            Some((other, _)) => current.clean && decode(other)?.clean,
-            None => false,
-        };
+        let other = loaded
+            .other
+            .as_ref()
+            .map(|(payload, _)| decode(payload))
+            .transpose()?;
+        let clean = current.clean && other.as_ref().is_some_and(|other| other.clean);
+        let other = other.map(|other| other.first_live);
         Ok(Self {
             slots,
             current: Some(current),
+            other,
             clean,
             staged: None,
         })
@@ -87,6 +94,17 @@ impl CheckpointFile {
     /// The newest checkpoint; `None` for a new store.
     pub fn current(&self) -> Option<&Checkpoint> {
         self.current.as_ref()
+    }
+
+    /// The first log segment that either slot needs: segments before it may be reused. One checkpoint behind, so that
+    /// damage to the newest slot loses nothing: the older checkpoint and the log make up for it.
+    pub fn log_position(&self) -> LogPosition {
+        let newest = self
+            .current
+            .as_ref()
+            .map(|current| current.first_live)
+            .unwrap_or_default();
+        self.other.map_or(newest, |other| other.min(newest))
     }
 
     /// Whether the last stop was clean: both slots are valid and say so.
@@ -115,6 +133,7 @@ impl CheckpointFile {
             // Two clean writes in a row make the stop clean; any other takes the mark away.
             let before = self.current.as_ref().is_some_and(|before| before.clean);
             self.clean = checkpoint.clean && before;
+            self.other = self.current.as_ref().map(|before| before.first_live);
             self.current = Some(checkpoint);
         }
         Ok(())

@@ -93,6 +93,41 @@ fn one_synced_write_takes_the_clean_mark_away() {
     assert!(!file.is_clean() && !open(&disk).is_clean());
 }
 
+#[test]
+fn segments_are_kept_for_either_slot() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    let position = |generation| LogPosition {
+        generation,
+        segment: 1,
+    };
+    assert_eq!(file.log_position(), LogPosition::default());
+    for generation in [4, 5, 9] {
+        file.write(Checkpoint {
+            first_live: position(generation),
+            ..sample(1)
+        })
+        .unwrap();
+        let expected = position(match generation {
+            9 => 5,
+            _ => 4,
+        });
+        assert_eq!(file.log_position(), expected);
+        assert_eq!(open(&disk).log_position(), expected);
+    }
+    // Damage to either slot leaves one whose segments are kept.
+    for slot in ["checkpoint.a", "checkpoint.b"] {
+        let damaged = disk.fork();
+        damaged.flip(slot, 100, 1);
+        let left = open(&damaged);
+        assert!(
+            left.current()
+                .is_some_and(|left| left.first_live >= file.log_position()),
+            "{slot}"
+        );
+    }
+}
+
 /// Whatever a crash makes of the write that takes the mark away, once it returned the stop is not clean; and the slot
 /// that still says clean is not believed alone.
 #[test]

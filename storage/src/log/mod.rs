@@ -31,9 +31,11 @@
 
 pub mod driver;
 mod format;
+mod handle;
 mod queue;
 mod recover;
 mod segments;
+mod survey;
 mod writer;
 
 #[cfg(test)]
@@ -44,7 +46,7 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
-pub use queue::Log;
+pub use handle::Log;
 pub use recover::{Damage, RecoverError, RecoverFrom, Recovered, TornTail, Visit, recover};
 pub use writer::{LogStep, LogWriter};
 

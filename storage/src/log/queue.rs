@@ -1,20 +1,19 @@
-//! The shared handle: records are copied into the open group under a mutex, and that is all an append does.
+//! What the handle and the writer share: the queue of groups. Records are copied into the open group under a mutex, and
+//! that is all an append does.
+//!
+//! Invariant (I7): past the named limits [`Shared::has_room`] says no, before anything is appended.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::format::{GROUP_HEADER_BYTES, RECORD_PREFIX_BYTES};
-use super::recover::{Recovered, Tail};
 use super::segments::Segments;
-use super::writer::{self, LogWriter};
 use super::{
-    DIRECTORY, GROUP_BYTES_MAX, LogConfig, LogFailed, LogPosition, QUEUED_BYTES_MAX,
-    RECORD_BYTES_MAX, SEGMENTS_MAX, segment_name,
+    GROUP_BYTES_MAX, LogConfig, LogFailed, QUEUED_BYTES_MAX, RECORD_BYTES_MAX, SEGMENTS_MAX,
 };
 use crate::disk::Disk;
 
@@ -23,12 +22,6 @@ const POOL_BUFFERS_MAX: usize = 4;
 
 /// Capacity past which a buffer is not kept.
 const POOL_BUFFER_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
-
-/// The log as its users see it. Clones share it.
-#[derive(Clone)]
-pub struct Log {
-    pub(super) shared: Arc<Shared>,
-}
 
 /// What the handle and the writer share. The two locks are never held together.
 pub(super) struct Shared {
@@ -84,206 +77,11 @@ struct Queue {
     failed: Option<LogFailed>,
 }
 
-impl Log {
-    /// Starts the log after a recovery. When this returns, all that was recovered is durable, whatever the process
-    /// before left unsynced. The writer's first steps open a new segment.
-    pub fn start(
-        disk: Arc<dyn Disk>,
-        config: LogConfig,
-        mut recovered: Recovered,
-    ) -> io::Result<(Log, LogWriter)> {
-        prepare_directory(disk.as_ref(), &config, &mut recovered)?;
-        if let Some(tail) = recovered.tail.take() {
-            harden(disk.as_ref(), &tail)?;
-        }
-        let next = recovered.last_sequence + 1;
-        let queue = Queue {
-            closed: VecDeque::new(),
-            open: Group::new(Vec::with_capacity(GROUP_BYTES_MAX), next),
-            next,
-            queued_bytes: 0,
-            live_segments: recovered.segments.live_count(),
-            pool: Vec::new(),
-            closing: false,
-            stalled: false,
-            waiting: false,
-            failed: None,
-        };
-        let shared = Arc::new(Shared {
-            disk,
-            config,
-            queue: Mutex::new(queue),
-            work: Condvar::new(),
-            durable: watch::Sender::new(recovered.last_sequence),
-            segments: Mutex::new(recovered.segments),
-        });
-        let log = Log {
-            shared: shared.clone(),
-        };
-        Ok((log, writer::start(shared, recovered.last_sequence)))
-    }
-
-    /// Appends the record that `encode` writes to the end of its buffer; returns the record's sequence. Copies memory
-    /// and nothing else: fit to be called under a lock. Callers ask [`Log::has_room`] before they get that far.
-    ///
-    /// After a failure the record is dropped; its sequence never becomes durable.
-    ///
-    /// # Panics
-    /// If the record is longer than [`RECORD_BYTES_MAX`].
-    pub fn append(&self, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
-        let mut queue = self.shared.queue();
-        let sequence = queue.next;
-        queue.next += 1;
-        if queue.failed.is_none() {
-            queue.push(sequence, encode);
-            if queue.waiting {
-                queue.waiting = false;
-                self.shared.work.notify_all();
-            }
-        }
-        sequence
-    }
-
-    /// Whether more records may come: the queue is below its limit, the disk has space for segments, the drain
-    /// keeps up with them, and the log did not fail.
-    pub fn has_room(&self) -> bool {
-        let queue = self.shared.queue();
-        queue.queued_bytes < QUEUED_BYTES_MAX
-            && queue.live_segments <= SEGMENTS_MAX
-            && !queue.stalled
-            && queue.failed.is_none()
-    }
-
-    /// Record bytes appended and not yet durable.
-    pub fn queued_bytes(&self) -> usize {
-        self.shared.queue().queued_bytes
-    }
-
-    /// Sequence of the last record appended; 0 if there never was one.
-    pub fn last(&self) -> u64 {
-        self.shared.queue().next - 1
-    }
-
-    /// The highest sequence up to which every record is durable. It wakes without a change when the log fails.
-    pub fn durable(&self) -> watch::Receiver<u64> {
-        self.shared.durable.subscribe()
-    }
-
-    /// The current value of [`Log::durable`].
-    pub fn durable_now(&self) -> u64 {
-        *self.shared.durable.borrow()
-    }
-
-    /// Waits until the record of this sequence is durable, or the log has failed.
-    pub async fn wait_durable(&self, sequence: u64) -> Result<(), LogFailed> {
-        let mut durable = self.durable();
-        loop {
-            if *durable.borrow_and_update() >= sequence {
-                return Ok(());
-            }
-            if let Some(failed) = self.failed() {
-                return Err(failed);
-            }
-            durable
-                .changed()
-                .await
-                .expect("the handle keeps the sender alive");
-        }
-    }
-
-    /// How the log failed, if it did.
-    pub fn failed(&self) -> Option<LogFailed> {
-        self.shared.queue().failed.clone()
-    }
-
-    /// The first segment that recovery would need if all records up to `through` were safe elsewhere: what a
-    /// checkpoint at `through` has to name.
-    pub fn first_live(&self, through: u64) -> LogPosition {
-        self.shared.segments().first_live(through)
-    }
-
-    /// Allows segments whose records are all ≤ `through` to be reused. Only after a checkpoint that names
-    /// [`Log::first_live`] of the same sequence is durable.
-    pub fn release(&self, through: u64) {
-        let live = {
-            let mut segments = self.shared.segments();
-            segments.release(through);
-            segments.live_count()
-        };
-        self.shared.queue().live_segments = live;
-    }
-
-    /// Number of live and of spare segments.
-    pub fn segment_counts(&self) -> (usize, usize) {
-        let segments = self.shared.segments();
-        (segments.live_count(), segments.spare_count())
-    }
-
-    /// Keeps one spare segment ready, and no more than a few. Blocking; called off the hot path (by the drain). True
-    /// if something was done. An error is not fatal: the writer makes a segment when it needs one.
-    pub fn tend_spares(&self) -> io::Result<bool> {
-        writer::tend_spares(&self.shared)
-    }
-
-    /// Says that no more records will come: the writer writes what is queued, seals it, and is then closed.
-    pub fn close(&self) {
-        self.shared.queue().closing = true;
-        self.shared.work.notify_all();
-    }
-
-    /// Sleeps until there is work for the writer, or `timeout` has passed. True if there is work. For the thread that
-    /// drives the writer; one at a time.
-    pub fn wait_for_work(&self, timeout: Duration) -> bool {
-        let mut queue = self.shared.queue();
-        queue.waiting = true;
-        let idle = |queue: &mut Queue| !queue.has_work();
-        let (mut queue, _) = self
-            .shared
-            .work
-            .wait_timeout_while(queue, timeout, idle)
-            .expect("no holder panics");
-        queue.waiting = false;
-        queue.has_work()
-    }
-}
-
-/// Makes the directory, removes files that a crash left unfinished, and makes the names of the others durable: a
-/// process that died may have made them without getting as far as that.
-fn prepare_directory(
-    disk: &dyn Disk,
-    config: &LogConfig,
-    recovered: &mut Recovered,
-) -> io::Result<()> {
-    disk.create_dir(DIRECTORY)?;
-    disk.sync_dir("")?;
-    while let Some(segment) = recovered.segments.take_unfinished(config.segment_bytes) {
-        disk.remove(&segment_name(segment))?;
-    }
-    disk.sync_dir(DIRECTORY)
-}
-
-/// Writes the last group again, as it is, and syncs it: a process that died may have left it unsynced, or after a failed
-/// sync in memory only, where another sync alone would not help.
-fn harden(disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
-    let file = disk.open(&segment_name(tail.segment))?;
-    file.write_at(tail.offset, &tail.bytes)?;
-    file.sync_data()
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("config", &self.config)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log")
-            .field("last", &self.last())
-            .field("durable", &self.durable_now())
-            .finish()
     }
 }
 
@@ -334,6 +132,91 @@ impl Queue {
 }
 
 impl Shared {
+    /// The state of a log whose records up to `last` are durable.
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        config: LogConfig,
+        segments: Segments,
+        last: u64,
+    ) -> Self {
+        let queue = Queue {
+            closed: VecDeque::new(),
+            open: Group::new(Vec::with_capacity(GROUP_BYTES_MAX), last + 1),
+            next: last + 1,
+            queued_bytes: 0,
+            live_segments: segments.live_count(),
+            pool: Vec::new(),
+            closing: false,
+            stalled: false,
+            waiting: false,
+            failed: None,
+        };
+        Self {
+            disk,
+            config,
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            durable: watch::Sender::new(last),
+            segments: Mutex::new(segments),
+        }
+    }
+
+    /// See [`super::Log::append`].
+    pub(super) fn append(&self, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        let mut queue = self.queue();
+        let sequence = queue.next;
+        queue.next += 1;
+        if queue.failed.is_none() {
+            queue.push(sequence, encode);
+            if queue.waiting {
+                queue.waiting = false;
+                self.work.notify_all();
+            }
+        }
+        sequence
+    }
+
+    /// See [`super::Log::has_room`].
+    pub(super) fn has_room(&self) -> bool {
+        let queue = self.queue();
+        queue.queued_bytes < QUEUED_BYTES_MAX
+            && queue.live_segments <= SEGMENTS_MAX
+            && !queue.stalled
+            && queue.failed.is_none()
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue().queued_bytes
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.queue().next - 1
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.durable.subscribe()
+    }
+
+    pub(super) fn durable_now(&self) -> u64 {
+        *self.durable.borrow()
+    }
+
+    pub(super) fn close(&self) {
+        self.queue().closing = true;
+        self.work.notify_all();
+    }
+
+    /// See [`super::Log::wait_for_work`].
+    pub(super) fn wait_for_work(&self, timeout: Duration) -> bool {
+        let mut queue = self.queue();
+        queue.waiting = true;
+        let idle = |queue: &mut Queue| !queue.has_work();
+        let waited = self.work.wait_timeout_while(queue, timeout, idle);
+        let (mut queue, _) = waited.expect("no holder of the log's queue panics");
+        queue.waiting = false;
+        queue.has_work()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue
             .lock()

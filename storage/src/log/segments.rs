@@ -110,24 +110,25 @@ impl Segments {
 
     /// The first segment that recovery needs if all records up to `through` are safe elsewhere.
     pub(crate) fn first_live(&self, through: u64) -> LogPosition {
-        let keep = self.live.get(self.wholly_through(through));
-        keep.map(|live| live.position).unwrap_or_default()
-    }
-
-    /// Makes the segments whose records are all ≤ `through` spare; the last one stays.
-    pub(crate) fn release(&mut self, through: u64) {
-        for _ in 0..self.wholly_through(through) {
-            let live = self.live.pop_front().expect("counted");
-            self.add_spare(live.position.segment, live.bytes);
-        }
-    }
-
-    /// Number of leading segments that end at or before `through`: the next one's first sequence says where they end.
-    fn wholly_through(&self, through: u64) -> usize {
-        self.live
+        // The next one's first sequence says where each ends.
+        let through = through.saturating_add(1);
+        let before = self
+            .live
             .iter()
             .skip(1)
-            .take_while(|next| next.first <= through.saturating_add(1))
-            .count()
+            .take_while(|next| next.first <= through)
+            .count();
+        self.live
+            .get(before)
+            .map(|live| live.position)
+            .unwrap_or_default()
+    }
+
+    /// Makes the segments before `first_live` spare; the last one stays in any case.
+    pub(crate) fn release(&mut self, first_live: LogPosition) {
+        while self.live.len() > 1 && self.live[0].position.generation < first_live.generation {
+            let live = self.live.pop_front().expect("there are two");
+            self.add_spare(live.position.segment, live.bytes);
+        }
     }
 }

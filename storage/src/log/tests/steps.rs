@@ -16,7 +16,7 @@ fn a_step_takes_at_most_one_disk_action() {
             log.append(|buffer| buffer.extend_from_slice(&[1; 300]));
         }
         if round % 50 == 20 {
-            log.release(log.durable_now());
+            log.release(log.first_live(log.durable_now()));
         }
         let before = disk.actions();
         match writer.step().unwrap() {
@@ -172,7 +172,7 @@ fn released_segments_are_used_again() {
     for _ in 0..40 {
         let sequence = append(&log, &mut writer, b"a record");
         let position = log.first_live(sequence);
-        log.release(sequence);
+        log.release(position);
         assert_eq!(
             log.first_live(0),
             position,
@@ -192,15 +192,15 @@ fn segments_that_are_needed_are_not_released() {
         append(&log, &mut writer, b"a record");
     }
     assert_eq!(log.segment_counts(), (4, 0));
-    log.release(2);
+    log.release(log.first_live(2));
     assert_eq!(
         log.segment_counts(),
         (4, 0),
         "record 3 is in the first segment"
     );
-    log.release(3);
+    log.release(log.first_live(3));
     assert_eq!(log.segment_counts(), (3, 1));
-    log.release(u64::MAX);
+    log.release(log.first_live(u64::MAX));
     assert_eq!(log.segment_counts(), (1, 3), "the current one stays");
 }
 
@@ -214,7 +214,7 @@ fn too_many_live_segments_leave_no_room() {
     }
     append(&log, &mut writer, b"x");
     assert!(!log.has_room());
-    log.release(10);
+    log.release(log.first_live(10));
     assert!(log.has_room());
 }
 
@@ -239,7 +239,7 @@ fn spares_are_made_ahead_and_removed_when_too_many() {
     for _ in 0..30 {
         append(&log, &mut writer, b"a record");
     }
-    log.release(u64::MAX);
+    log.release(log.first_live(u64::MAX));
     while log.tend_spares().unwrap() {}
     assert_eq!(log.segment_counts(), (1, SPARES_MAX));
     assert_eq!(disk.list(DIRECTORY).unwrap().len(), 1 + SPARES_MAX);
@@ -301,7 +301,7 @@ fn a_full_disk_stalls_the_log_until_a_segment_is_released() {
     );
     assert!(log.tend_spares().is_err(), "making one ahead fails, too");
     assert_eq!(disk.list(DIRECTORY).unwrap().len(), 2);
-    log.release(3);
+    log.release(log.first_live(3));
     run(&mut writer);
     assert_eq!(log.durable_now(), 7);
     assert!(log.has_room());

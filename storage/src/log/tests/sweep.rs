@@ -36,7 +36,7 @@ fn image(sealed_at_end: bool) -> Image {
     let applied = log.last();
     append(&log, &mut writer, b"applied too");
     let position = log.first_live(applied);
-    log.release(applied);
+    log.release(position);
     let from = RecoverFrom { position, applied };
     let mut image = Image {
         disk: disk.clone(),

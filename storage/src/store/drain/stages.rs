@@ -117,7 +117,7 @@ impl Drainer {
     }
 
     pub(super) fn release(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
-        self.inner.log.release(inserting.sequence);
+        self.inner.log.release(self.checkpoint.log_position());
         let Inserting {
             changes,
             generation,
