@@ -20,16 +20,15 @@ pub struct RealDisk {
 impl RealDisk {
     /// Uses `root`, making it (and its parents) if missing. A directory made here is durable when this returns.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
-        if !root.is_dir() {
+        let root = std::path::absolute(root.into())?;
+        let missing: Vec<&Path> = root.ancestors().take_while(|path| !path.exists()).collect();
+        if !missing.is_empty() {
             fs::create_dir_all(&root)?;
-            let absolute = fs::canonicalize(&root)?;
-            for directory in absolute.ancestors().skip(1) {
-                // Ancestors that may not be read were not made by us.
-                match File::open(directory) {
-                    Ok(file) => file.sync_all()?,
-                    Err(_) => break,
-                }
+        }
+        for made in missing {
+            // A name is durable once the directory that holds it is synced.
+            if let Some(holder) = made.parent() {
+                File::open(holder)?.sync_all()?;
             }
         }
         Ok(Self { root })
