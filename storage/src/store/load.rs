@@ -47,7 +47,7 @@ impl Inner {
     }
 
     /// Pins the key's entry, or a placeholder that gathers the writes to come. An answer: there is nothing to load.
-    fn begin_load(&self, key: &Key) -> Option<Read> {
+    pub(super) fn begin_load(&self, key: &Key) -> Option<Read> {
         let quarantined = self.is_quarantined(key);
         let mut shard = self.table.lock_key(key);
         match shard.touch(key) {
@@ -74,7 +74,7 @@ impl Inner {
     }
 
     /// Folds what the engine holds with what the entry has become, and unpins it.
-    fn end_load(
+    pub(super) fn end_load(
         &self,
         key: &Key,
         stored: Result<Stored, EngineError>,

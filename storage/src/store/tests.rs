@@ -1,4 +1,8 @@
 //! The store as a whole, on the simulated disk and engine: what was acknowledged is there after any crash.
 
 mod basics;
+mod concurrent;
+mod model;
+mod real;
 mod rig;
+mod sweep;

@@ -34,6 +34,10 @@ impl Pace {
         budget_bytes: usize,
     ) -> u64 {
         let filled_bytes = dirty_bytes.saturating_sub(self.frozen_bytes);
+        if filled_bytes >= budget_bytes || dirty_bytes >= budget_bytes * 7 / 4 {
+            // The next freeze waits for this drain, or writers are about to.
+            return 0;
+        }
         let elapsed_ms = now_ms.saturating_sub(self.began_ms).max(1);
         let rate = (filled_bytes as u64 / elapsed_ms).max(1);
         // The next freeze comes by size or by age, whichever is first.
@@ -56,6 +60,8 @@ mod tests {
         assert_eq!(pace.rest_ms(1_100, 50, 8_000, 10_000), REST_MS_MAX);
         // Late already: no rest.
         assert_eq!(pace.rest_ms(1_500, 50, 12_000, 10_000), 0);
+        // The next table is full before its time.
+        assert_eq!(pace.rest_ms(1_100, 50, 17_000, 10_000), 0);
         // Nobody writes: the next freeze comes by age.
         assert_eq!(pace.rest_ms(1_795, 50, 7_000, 10_000), 5);
     }

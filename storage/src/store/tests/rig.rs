@@ -31,6 +31,14 @@ impl Dice {
         z ^ (z >> 31)
     }
 
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+
     pub(super) fn chance(mut self) -> Chance {
         Box::new(move || self.next())
     }
