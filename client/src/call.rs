@@ -11,14 +11,17 @@ use ringfort_proto::{
     v1::{self, operation, operation_result},
 };
 use ringfort_ring::{Token, token};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use crate::{
     error::{Error, Kind},
     ids::Ticket,
     inner::{DEFAULT_NAMESPACE, Inner},
     policy::{self, Decision, Target},
-    session::{OPERATION_OVERHEAD, Session},
+    session::{Credit, OPERATION_OVERHEAD, Reply, Session},
 };
 
 /// The largest operation that is sent: above what a node accepts, so that its own words are heard, and below what
@@ -91,7 +94,7 @@ impl Call {
     }
 
     /// Runs the call to its end.
-    pub(crate) async fn run(mut self, inner: &Arc<Inner>) -> Result<operation_result::Kind, Error> {
+    async fn run(&self, inner: &Arc<Inner>) -> Result<operation_result::Kind, Error> {
         let mut attempt = 0;
         let mut ambiguous = false;
         let mut target = None;
@@ -117,7 +120,7 @@ impl Call {
                         Target::Elsewhere => None,
                     };
                     if !after.is_zero() {
-                        sleep(after).await;
+                        Box::pin(sleep(after)).await;
                     }
                     attempt += 1;
                 }
@@ -127,23 +130,27 @@ impl Call {
 
     /// Sends the operation once and waits for its answer.
     async fn attempt(
-        &mut self,
+        &self,
         inner: &Arc<Inner>,
         attempt: u32,
         target: Option<&str>,
         failed: &mut Option<Arc<Session>>,
     ) -> Result<operation_result::Kind, Error> {
-        let view = inner.view_within(self.deadline).await?;
+        // What is rare is boxed, so that the future of a call stays small.
+        let view = match inner.view() {
+            Some(view) => view,
+            None => Box::pin(inner.view_within(self.deadline)).await?,
+        };
         let write = self.ticket.is_some();
         let avoid = failed.as_ref().map(|session| session.address());
-        let session =
-            Arc::clone(view.choose(self.token, inner.spin(self.token, write), avoid, target));
+        let spin = inner.spin(self.token, write);
+        let session = Arc::clone(view.choose(self.token, spin, avoid, target));
         drop(view);
-        let (kind, ticket) = self.stamp(attempt);
-        let sent = session
-            .submit(kind, self.weight, self.deadline, ticket)
-            .await;
-        let answer = match sent {
+        let credit = match session.try_credit(self.weight) {
+            Some(credit) => credit,
+            None => Box::pin(session.credit(self.weight, self.deadline)).await?,
+        };
+        let answer = match self.submit(&session, credit, attempt) {
             // The session answers by the deadline; without a session, nobody knows.
             Ok(answer) => answer.await.unwrap_or_else(|_| {
                 Err(Error::broken(session.address(), "the session ended", write))
@@ -152,6 +159,17 @@ impl Call {
         };
         *failed = Some(session);
         answer
+    }
+
+    /// Hands the operation to a session, as this attempt sends it.
+    fn submit(
+        &self,
+        session: &Session,
+        credit: Credit,
+        attempt: u32,
+    ) -> Result<oneshot::Receiver<Reply>, Error> {
+        let (kind, ticket) = self.stamp(attempt);
+        session.submit(credit, kind, self.deadline, ticket)
     }
 
     /// The operation as this attempt sends it.
@@ -171,6 +189,17 @@ impl Call {
             }
         }
         (kind, ticket.map(|(ticket, _)| ticket))
+    }
+}
+
+/// Runs a call that could be made. It is borrowed, so that it lies in its caller's future once.
+pub(crate) async fn run(
+    call: &Result<Call, Error>,
+    inner: &Arc<Inner>,
+) -> Result<operation_result::Kind, Error> {
+    match call {
+        Ok(call) => call.run(inner).await,
+        Err(error) => Err(error.clone()),
     }
 }
 

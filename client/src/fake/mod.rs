@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod layout;
 mod net;
 mod service;
 mod store;
@@ -295,7 +296,7 @@ impl FakeCluster {
             namespace: String::new(),
             key: Bytes::copy_from_slice(key.as_ref()),
         };
-        service::locate(&self.lock(), &key)
+        layout::locate(&self.lock(), &key)
             .owners
             .iter()
             .map(|name| number(name))
@@ -308,7 +309,7 @@ impl FakeCluster {
             namespace: String::new(),
             key: Bytes::copy_from_slice(key.as_ref()),
         };
-        service::locate(&self.lock(), &key).partition
+        layout::locate(&self.lock(), &key).partition
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

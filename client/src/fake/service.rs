@@ -5,27 +5,25 @@ use std::time::Duration;
 use futures::StreamExt;
 use ringfort_proto::{
     Failure, Reason,
-    v1::{
-        self, Operation, OperationResult, admin_server::Admin, kv_server::Kv, operation,
-        operation_result,
-    },
+    v1::{self, Operation, OperationResult, kv_server::Kv, operation, operation_result},
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{FakeCluster, Fault, PARTITIONS, REPLICAS, SEEN_MAX, Seen, State, address, name};
-use crate::{call::token_of, route::Ring};
+use super::{
+    FakeCluster, Fault, SEEN_MAX, Seen, State,
+    layout::{CLUSTER_ID, wire_layout},
+    name,
+};
 
 /// Answers on their way to one client.
 const ANSWERS_MAX: usize = 64;
-/// The id of every fake cluster.
-const CLUSTER_ID: u64 = 0xfa4e;
 
 /// One node.
 #[derive(Debug, Clone)]
 pub(super) struct FakeNode {
-    cluster: FakeCluster,
+    pub(super) cluster: FakeCluster,
     node: usize,
 }
 
@@ -231,49 +229,6 @@ fn deadline_of<T>(request: &Request<T>) -> Duration {
     }
 }
 
-fn wire_layout(state: &State) -> v1::Layout {
-    let members = state
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| node.is_member);
-    let member = |(number, _): (usize, &super::Node)| v1::Member {
-        name: name(number),
-        placement_id: number as u64 + 1,
-        store_id: number as u64 + 1001,
-        tokens: 256,
-        zone: String::new(),
-        client_addr: address(number),
-        peer_addr: address(number),
-        http_addr: address(number),
-    };
-    v1::Layout {
-        epoch: state.epoch,
-        partitions: PARTITIONS,
-        replicas: REPLICAS,
-        members: members.map(member).collect(),
-    }
-}
-
-/// Where a key lives.
-pub(super) fn locate(state: &State, key: &v1::Key) -> v1::WhereResponse {
-    let ring = Ring::from_wire(Some(wire_layout(state))).expect("the fake's layout is valid");
-    let token = token_of(key);
-    let partition = ring.layout.partition_of(token);
-    let names = |indices: &[u16]| {
-        indices
-            .iter()
-            .map(|&index| ring.layout.members()[usize::from(index)].name.to_string())
-            .collect()
-    };
-    v1::WhereResponse {
-        token: token.0,
-        partition: partition.0,
-        owners: names(ring.placement.owners(partition)),
-        fallbacks: names(&ring.placement.fallbacks(partition)),
-    }
-}
-
 macro_rules! unary {
     ($self:ident, $request:ident, $kind:ident) => {{
         let deadline = deadline_of(&$request);
@@ -376,51 +331,6 @@ impl Kv for FakeNode {
             newest_epoch: state.epoch,
             unsynced: unsynced.collect(),
             node: name(self.node),
-        }))
-    }
-}
-
-#[tonic::async_trait]
-impl Admin for FakeNode {
-    async fn r#where(
-        &self,
-        request: Request<v1::WhereRequest>,
-    ) -> Result<Response<v1::WhereResponse>, Status> {
-        let key = request.into_inner().key.unwrap_or_default();
-        Ok(Response::new(locate(&self.cluster.lock(), &key)))
-    }
-
-    async fn status(
-        &self,
-        _: Request<v1::StatusRequest>,
-    ) -> Result<Response<v1::StatusResponse>, Status> {
-        let state = self.cluster.lock();
-        let keys = state.store.keys() as u64;
-        let nodes = state
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(number, node)| v1::NodeStatus {
-                name: name(number),
-                state: if node.stopped {
-                    "down"
-                } else if node.draining {
-                    "draining"
-                } else {
-                    "up"
-                }
-                .to_owned(),
-                capacity: 1.0,
-                keys,
-                unsynced: node.unsynced.len() as u64,
-                ..v1::NodeStatus::default()
-            });
-        Ok(Response::new(v1::StatusResponse {
-            cluster_id: CLUSTER_ID,
-            epoch: state.epoch,
-            nodes: nodes.collect(),
-            under_replicated: 0,
-            moving: 0,
         }))
     }
 }

@@ -5,9 +5,10 @@
 //! stream, never because somebody stopped waiting: the node still holds what it was sent.
 //!
 //! Three parties share the state: calls push operations, the connection pulls batches ([`outgoing`]), the session's one
-//! task takes answers, deadlines and breaks ([`task`]). Each locks once per operation or batch, and never across an await.
+//! task takes answers, deadlines and breaks ([`task`], [`settle`]). Each locks once per operation or batch, and never across an await.
 
 mod outgoing;
+mod settle;
 mod slots;
 mod task;
 
@@ -128,6 +129,18 @@ struct State {
     refusal: Option<Error>,
 }
 
+/// Credit that was taken for one operation, to be handed in with it at once.
+#[must_use = "credit that is not handed in is lost to the session"]
+#[derive(Debug)]
+pub(crate) struct Credit {
+    weight: u32,
+}
+
+/// What is asked of the credit for so many bytes: an operation larger than all of it waits for all of it.
+fn credited(weight: usize) -> u32 {
+    u32::try_from(weight.min(CREDIT_BYTES)).expect("the credit fits u32")
+}
+
 impl Session {
     /// A session with the node at `address`, which connects with the first operation.
     pub(crate) fn new(address: &str, parts: Parts) -> Result<Arc<Session>, Error> {
@@ -175,40 +188,55 @@ impl Session {
         self.shared.channel(&mut self.shared.lock())
     }
 
+    /// Takes credit for one operation of so many bytes, if there is some at once.
+    pub(crate) fn try_credit(&self, weight: usize) -> Option<Credit> {
+        let weight = credited(weight);
+        let operation = self.shared.operations.try_acquire().ok()?;
+        self.shared.bytes.try_acquire_many(weight).ok()?.forget();
+        operation.forget();
+        Some(Credit { weight })
+    }
+
+    /// Waits for credit.
+    ///
+    /// # Errors
+    /// Nothing was sent: there was none within the deadline.
+    pub(crate) async fn credit(&self, weight: usize, deadline: Instant) -> Result<Credit, Error> {
+        let weight = credited(weight);
+        if timeout_at(deadline, self.acquire(weight)).await.is_ok() {
+            return Ok(Credit { weight });
+        }
+        let full = format!(
+            "no room in the session with {} within the deadline",
+            self.address()
+        );
+        Err(Error::timeout(self.address(), full))
+    }
+
     /// Hands in one operation; the answer comes through the receiver, by the deadline at the latest.
     ///
     /// # Errors
-    /// Nothing was sent: the session is down, or there was no credit within the deadline.
-    pub(crate) async fn submit(
+    /// Nothing was sent: the session is down.
+    pub(crate) fn submit(
         &self,
+        credit: Credit,
         kind: operation::Kind,
-        weight: usize,
         deadline: Instant,
         ticket: Option<Ticket>,
     ) -> Result<oneshot::Receiver<Reply>, Error> {
-        let weight = u32::try_from(weight.min(CREDIT_BYTES)).expect("the credit fits u32");
-        if !self.shared.try_credit(weight)
-            && timeout_at(deadline, self.credit(weight)).await.is_err()
-        {
-            let full = format!(
-                "no room in the session with {} within the deadline",
-                self.address()
-            );
-            return Err(Error::timeout(self.address(), full));
-        }
         let (reply, answer) = oneshot::channel();
-        let entry = Entry {
-            kind: Some(kind),
-            reply: Some(reply),
+        let (kind, reply, weight) = (Some(kind), Some(reply), credit.weight);
+        self.push(Entry {
+            kind,
+            reply,
             deadline,
             weight,
             ticket,
-        };
-        self.push(entry)?;
+        })?;
         Ok(answer)
     }
 
-    async fn credit(&self, weight: u32) {
+    async fn acquire(&self, weight: u32) {
         const OPEN: &str = "the semaphores are never closed";
         let operation = self.shared.operations.acquire().await.expect(OPEN);
         self.shared
@@ -282,18 +310,6 @@ impl Shared {
 
     fn set_health(&self, health: Health) {
         self.health.store(health as u8, Ordering::Relaxed);
-    }
-
-    fn try_credit(&self, weight: u32) -> bool {
-        let Ok(operation) = self.operations.try_acquire() else {
-            return false;
-        };
-        let Ok(bytes) = self.bytes.try_acquire_many(weight) else {
-            return false;
-        };
-        operation.forget();
-        bytes.forget();
-        true
     }
 
     fn give_back(&self, operations: usize, bytes: usize) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::get::Get;
 use crate::{
     Client, Context, Deleted, Durability, Error,
-    call::{Call, mismatch},
+    call::{Call, mismatch, run},
     options::{Common, common_options},
 };
 
@@ -87,7 +87,7 @@ impl Delete {
                     .write_options(&inner.defaults, self.w, self.durability),
             ),
         };
-        match Call::delete(inner, request, deadline)?.run(inner).await? {
+        match run(&Call::delete(inner, request, deadline), inner).await? {
             operation_result::Kind::Delete(delete) => Ok(Deleted::from_wire(delete, found)),
             _ => Err(mismatch(true)),
         }

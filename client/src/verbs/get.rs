@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     Client, Error, Read,
-    call::{Call, mismatch},
+    call::{Call, mismatch, run},
     options::{Common, common_options},
 };
 
@@ -41,20 +41,23 @@ impl Get {
         self
     }
 
-    pub(super) async fn send(self) -> Result<Read, Error> {
-        let deadline = self.common.deadline(&self.client.inner().defaults);
-        self.send_by(deadline).await
-    }
-
-    pub(super) async fn send_by(self, deadline: Instant) -> Result<Read, Error> {
-        let inner = self.client.inner();
+    /// The call, to be awaited.
+    pub(super) fn send_by(
+        self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Read, Error>> + Send + use<> {
+        let defaults = &self.client.inner().defaults;
         let request = GetRequest {
-            key: Some(self.common.key(&inner.defaults, self.key)),
-            options: Some(self.common.read_options(&inner.defaults, self.r)),
+            key: Some(self.common.key(defaults, self.key)),
+            options: Some(self.common.read_options(defaults, self.r)),
         };
-        match Call::get(request, deadline)?.run(inner).await? {
-            operation_result::Kind::Get(get) => Ok(Read::from_wire(get)),
-            _ => Err(mismatch(false)),
+        let call = Call::get(request, deadline);
+        let client = self.client;
+        async move {
+            match run(&call, client.inner()).await? {
+                operation_result::Kind::Get(get) => Ok(Read::from_wire(get)),
+                _ => Err(mismatch(false)),
+            }
         }
     }
 }
@@ -64,6 +67,7 @@ impl IntoFuture for Get {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+        let deadline = self.common.deadline(&self.client.inner().defaults);
+        Box::pin(self.send_by(deadline))
     }
 }

@@ -5,10 +5,11 @@ use std::{future::IntoFuture, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use ringfort_proto::v1::{PutRequest, operation_result};
+use tokio::time::Instant;
 
 use crate::{
     Client, Context, Durability, Error, Written,
-    call::{Call, mismatch},
+    call::{Call, mismatch, run},
     options::{Common, common_options},
 };
 
@@ -74,33 +75,34 @@ impl Put {
         self
     }
 
-    pub(super) async fn send(self) -> Result<Written, Error> {
-        let inner = self.client.inner();
-        let deadline = self.common.deadline(&inner.defaults);
-        self.send_by(deadline).await
-    }
-
-    pub(super) async fn send_by(self, deadline: tokio::time::Instant) -> Result<Written, Error> {
-        let inner = self.client.inner();
+    /// The call, to be awaited. All that it is made from is judged here and now, which keeps the future small.
+    pub(super) fn send_by(
+        self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Written, Error>> + Send + use<> {
+        let defaults = &self.client.inner().defaults;
         let request = PutRequest {
-            key: Some(self.common.key(&inner.defaults, self.key)),
+            key: Some(self.common.key(defaults, self.key)),
             value: self.value,
             context: self.context.map(Context::into_bytes).unwrap_or_default(),
             if_absent: self.if_absent,
-            // A lifetime below a millisecond is one, not forever.
-            ttl_ms: self.ttl.map_or(0, |ttl| {
-                u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
-            }),
-            options: Some(
-                self.common
-                    .write_options(&inner.defaults, self.w, self.durability),
-            ),
+            ttl_ms: self.ttl.map_or(0, ttl_ms),
+            options: Some(self.common.write_options(defaults, self.w, self.durability)),
         };
-        match Call::put(inner, request, deadline)?.run(inner).await? {
-            operation_result::Kind::Put(put) => Ok(Written::from_put(put)),
-            _ => Err(mismatch(true)),
+        let call = Call::put(self.client.inner(), request, deadline);
+        let client = self.client;
+        async move {
+            match run(&call, client.inner()).await? {
+                operation_result::Kind::Put(put) => Ok(Written::from_put(put)),
+                _ => Err(mismatch(true)),
+            }
         }
     }
+}
+
+/// A lifetime below a millisecond is one, not forever.
+fn ttl_ms(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 impl IntoFuture for Put {
@@ -108,6 +110,20 @@ impl IntoFuture for Put {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+        let deadline = self.common.deadline(&self.client.inner().defaults);
+        Box::pin(self.send_by(deadline))
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_future_of_a_put_is_small() {
+        let client = Client::builder().build().expect("the defaults are valid");
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let bytes = size_of_val(&client.put("key", "value").send_by(deadline));
+        // One allocation per call, of a size that allocators keep at hand.
+        assert!(bytes <= 1024, "{bytes} bytes");
     }
 }
