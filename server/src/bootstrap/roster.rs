@@ -27,7 +27,8 @@ pub trait Ledger: Send + 'static {
 pub struct Roster {
     me: Member,
     initial_hash: u64,
-    ledger: Mutex<Box<dyn Ledger>>,
+    /// `None` once nothing is left to be accepted.
+    ledger: Mutex<Option<Box<dyn Ledger>>>,
     standing: watch::Sender<Standing>,
 }
 
@@ -42,7 +43,7 @@ impl Roster {
         Arc::new(Roster {
             me,
             initial_hash,
-            ledger: Mutex::new(ledger),
+            ledger: Mutex::new(Some(ledger)),
             standing: watch::Sender::new(standing),
         })
     }
@@ -104,6 +105,11 @@ impl Roster {
         }
     }
 
+    /// A member accepts nothing any more; from here on the store keeps the identity.
+    pub fn close_ledger(&self) {
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Answers an offer: durable before the reply.
     pub fn accept(&self, request: peer::AcceptRequest) -> peer::AcceptResponse {
         let refused = |why_not: String| peer::AcceptResponse {
@@ -143,6 +149,9 @@ impl Roster {
             Standing::Accepted(_) if !decided => return Ok(()),
             Standing::Accepted(_) => {}
         }
+        let ledger = ledger
+            .as_mut()
+            .ok_or_else(|| format!("{} accepts nothing any more", self.me.name))?;
         ledger
             .keep(&decree, decided)
             .map_err(|error| format!("{} cannot make the decree durable: {error}", self.me.name))?;

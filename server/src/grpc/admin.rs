@@ -1,0 +1,212 @@
+//! `ringfort.v1.Admin`: what an operator asks a node.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ringfort_proto::{
+    Failure, Reason, peer,
+    v1::{
+        self,
+        admin_server::{Admin, AdminServer},
+    },
+};
+use ringfort_ring::{PartitionId, capacity_of_tokens, token};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    coordinator::DEFAULT_NAMESPACE,
+    node::{Answers, Asker, Greeter},
+    view::{View, Views},
+};
+
+/// A namespace and key together, at most, in bytes.
+const MAX_KEY_BYTES: usize = 400;
+
+/// What the service is made of.
+#[derive(Clone)]
+pub struct AdminParts {
+    /// The current view.
+    pub views: Views,
+    /// Asks the other members.
+    pub asker: Arc<Asker>,
+    /// Answers for this one.
+    pub greeter: Arc<Greeter>,
+    /// How long each member may take to answer.
+    pub timeout: Duration,
+}
+
+/// The service, to be added to the client port.
+pub fn admin_service(parts: AdminParts) -> AdminServer<AdminService> {
+    AdminServer::new(AdminService { parts })
+}
+
+/// Implements the generated trait.
+pub struct AdminService {
+    parts: AdminParts,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn r#where(
+        &self,
+        request: Request<v1::WhereRequest>,
+    ) -> Result<Response<v1::WhereResponse>, Status> {
+        let key = request.into_inner().key.unwrap_or_default();
+        Ok(Response::new(place(&self.parts.views.current(), &key)?))
+    }
+
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let answers = self.parts.asker.ask(self.parts.timeout).await;
+        let me = self.parts.greeter.about_me();
+        let view = self.parts.views.current();
+        let seen_ms = |name: &str| millis(self.parts.greeter.seen.ago(name));
+        Ok(Response::new(status(&view, &me, &answers, seen_ms)))
+    }
+}
+
+fn place(view: &View, key: &v1::Key) -> Result<v1::WhereResponse, Failure> {
+    let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
+    if key.key.is_empty() {
+        return Err(Failure::new(Reason::EmptyKey, "the key is empty"));
+    }
+    if namespace.len() + key.key.len() > MAX_KEY_BYTES {
+        let words = format!("namespace and key together are longer than {MAX_KEY_BYTES} bytes");
+        return Err(Failure::new(Reason::TooLarge, words));
+    }
+    let token = token(namespace.as_bytes(), &key.key);
+    let partition = view.layout().partition_of(token);
+    let names = |places: &[u16]| {
+        places
+            .iter()
+            .map(|place| view.layout().members()[usize::from(*place)].name.to_string())
+            .collect()
+    };
+    Ok(v1::WhereResponse {
+        token: token.0,
+        partition: partition.0,
+        owners: names(view.owners(partition)),
+        fallbacks: names(&view.placement().fallbacks(partition)),
+    })
+}
+
+/// The state of all members, from what they answered.
+fn status(
+    view: &View,
+    me: &peer::HelloResponse,
+    answers: &Answers,
+    seen_ms: impl Fn(&str) -> u64,
+) -> v1::StatusResponse {
+    let members = view.layout().members();
+    let said: Vec<Option<&peer::HelloResponse>> = members
+        .iter()
+        .enumerate()
+        .map(|(index, member)| match answers.get(&member.name) {
+            _ if index == view.me() => Some(me),
+            answer => answer?.as_ref(),
+        })
+        .collect();
+    let nodes = members
+        .iter()
+        .zip(&said)
+        .enumerate()
+        .map(|(index, (member, said))| v1::NodeStatus {
+            name: member.name.to_string(),
+            state: match said {
+                Some(answer) if answer.draining => "draining",
+                Some(_) => "up",
+                None => "down",
+            }
+            .to_owned(),
+            zone: member.zone.clone(),
+            capacity: capacity_of_tokens(member.tokens),
+            owned: view.placement().owned_count(index) as u64,
+            keys: said.map_or(0, |answer| answer.keys),
+            hints: said.map_or(0, |answer| answer.hints),
+            last_seen_ms: if index == view.me() { 0 } else { seen_ms(member.name.as_str()) },
+            unsynced: said.map_or(view.unsynced(index).len(), |a| a.unsynced.len()) as u64,
+        })
+        .collect();
+    v1::StatusResponse {
+        cluster_id: view.cluster().0,
+        epoch: view.epoch().0,
+        nodes,
+        under_replicated: under_replicated(view, &said),
+        moving: 0,
+    }
+}
+
+/// Partitions with fewer owners that answer and are synced than they should have.
+fn under_replicated(view: &View, said: &[Option<&peer::HelloResponse>]) -> u64 {
+    let unsynced: Vec<BTreeSet<u32>> = said
+        .iter()
+        .map(|answer| answer.map_or_else(BTreeSet::new, |a| a.unsynced.iter().copied().collect()))
+        .collect();
+    let fine = |partition: PartitionId| {
+        view.owners(partition).iter().map(|o| usize::from(*o)).all(|owner| {
+            said[owner].is_some() && !unsynced[owner].contains(&partition.0)
+        })
+    };
+    view.layout().partition_ids().filter(|p| !fine(*p)).count() as u64
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ringfort_ring::{ClusterId, Epoch, Layout, Member, NodeName, PlacementId, StoreId};
+
+    use super::*;
+
+    fn view(names: &[&str]) -> View {
+        let members = names.iter().zip(1..).map(|(name, id)| Member {
+            name: NodeName::new(*name).expect("a valid name"),
+            placement_id: PlacementId(id),
+            store_id: StoreId(id),
+            tokens: 128,
+            zone: String::new(),
+            client_addr: format!("{name}:1"),
+            peer_addr: format!("{name}:2"),
+            http_addr: format!("{name}:3"),
+        });
+        let layout = Layout::new(Epoch(1), 16, 3, members.collect()).expect("valid");
+        let me = NodeName::new(names[0]).expect("a valid name");
+        View::new(ClusterId(7), layout, &me, &BTreeMap::new()).expect("a member")
+    }
+
+    #[test]
+    fn a_key_has_owners_and_the_rest_are_fallbacks() {
+        let view = view(&["a", "b", "c", "d"]);
+        let key = v1::Key { namespace: String::new(), key: "k".into() };
+        let found = place(&view, &key).expect("a good key");
+        let spelled = v1::Key { namespace: DEFAULT_NAMESPACE.to_owned(), key: "k".into() };
+        assert_eq!(place(&view, &spelled).expect("a good key"), found);
+        assert_eq!((found.owners.len(), found.fallbacks.len()), (3, 1));
+        let empty = place(&view, &v1::Key::default());
+        assert_eq!(empty.expect_err("empty").reason, Reason::EmptyKey);
+        let long = v1::Key { namespace: String::new(), key: vec![0; 400].into() };
+        assert_eq!(place(&view, &long).expect_err("long").reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn silence_is_down_and_leaves_partitions_short() {
+        let view = view(&["a", "b", "c"]);
+        let me = peer::HelloResponse { keys: 5, ..Default::default() };
+        let name = |n: &str| NodeName::new(n).expect("a valid name");
+        let fine = peer::HelloResponse { draining: true, ..Default::default() };
+        let mut answers = Answers::from([(name("b"), Some(fine.clone())), (name("c"), None)]);
+        let found = status(&view, &me, &answers, |_| 9);
+        let states: Vec<_> = found.nodes.iter().map(|n| (n.state.as_str(), n.last_seen_ms)).collect();
+        assert_eq!(states, [("up", 0), ("draining", 9), ("down", 9)]);
+        assert_eq!(found.nodes[0].keys, 5);
+        assert_eq!(found.nodes[0].capacity, 0.5);
+        assert_eq!(found.under_replicated, 16);
+        answers.insert(name("c"), Some(peer::HelloResponse { unsynced: vec![3], ..fine }));
+        assert_eq!(status(&view, &me, &answers, |_| 9).under_replicated, 1);
+    }
+}

@@ -1,0 +1,263 @@
+//! One node: `run(config, parts, shutdown)`.
+//!
+//! The order of a start is a contract: lock, identity, HTTP; found or find the cluster; recover; serve the peer port; ask
+//! every member; then clients. No dot is minted before that (I2). The node never exits by itself: it returns why.
+
+mod ask;
+mod greeter;
+mod parts;
+mod refresh;
+mod serve;
+mod start;
+mod stop;
+mod threads;
+
+pub use ask::{Answers, Asker};
+pub use greeter::{Greeter, Seen};
+pub use parts::{Driven, Event, Fatal, Parts, StorageDriver};
+pub use threads::ThreadDriver;
+
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+};
+
+use futures::FutureExt;
+use rand::RngExt;
+use ringfort_storage::{
+    Store,
+    store::{StoreConfig, StoreParts},
+};
+use tokio::sync::{oneshot, watch};
+
+use self::serve::{Base, Running, Tasks};
+use crate::{
+    bootstrap::{Decree, Plan, Roster, found},
+    config::Config,
+    counters::Counters,
+    health::{Health, Phase},
+    http,
+    metrics::Metrics,
+    net::Net,
+    peer::{DataSlot, Heard},
+};
+
+/// What chance is drawn for; each purpose has a source of its own.
+mod purpose {
+    pub const IDENTITY: u64 = 1;
+    pub const FOUNDING: u64 = 2;
+    pub const STORE: u64 = 3;
+    pub const LINKS: u64 = 4;
+    pub const CLIENT_ID: u64 = 5;
+}
+
+/// Runs one node until `shutdown` completes (then `Ok`) or it cannot go on.
+///
+/// # Errors
+/// [`Fatal`]. After [`Fatal::Engine`] the process is to start anew; the store's handle was left undropped on purpose.
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Fatal> {
+    let shutdown = shutdown.shared();
+    let node = Node::new(config, parts);
+    let tasks = Tasks::default();
+    let started = tokio::select! {
+        started = node.start(&tasks) => Some(started?),
+        () = shutdown.clone() => None,
+    };
+    let Some(running) = started else {
+        return Ok(());
+    };
+    let failed = tokio::select! {
+        () = shutdown => None,
+        why = running.failure() => Some(why),
+        why = engine_panic(node.parts.engine_panics.clone()) => Some(Fatal::Engine(why)),
+    };
+    match failed {
+        None => stop::gracefully(&node, running, tasks).await,
+        Some(fatal) => Err(stop::at_once(&node, running, fatal)),
+    }
+}
+
+/// Ends when a thread of the engine has panicked.
+async fn engine_panic(mut panics: watch::Receiver<Option<String>>) -> String {
+    match panics.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What a node has from the first moment.
+struct Node {
+    config: Config,
+    parts: Parts,
+    health: Arc<Health>,
+    counters: Arc<Counters>,
+    heard: Arc<Heard>,
+    seen: Arc<Seen>,
+    metrics: Arc<Metrics>,
+}
+
+/// The HTTP port's view of a node.
+struct NodePages {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl http::Pages for NodePages {
+    fn unready(&self) -> Option<String> {
+        self.health.unready()
+    }
+
+    fn dead(&self) -> Option<String> {
+        self.health.broken()
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+}
+
+impl Node {
+    fn new(config: Config, parts: Parts) -> Self {
+        let health = Arc::new(Health::default());
+        let counters = Arc::new(Counters::default());
+        let metrics = Metrics::new(&config.name, counters.clone(), health.clone());
+        Node {
+            seen: Arc::new(Seen::new(parts.clock.clone())),
+            metrics: Arc::new(metrics),
+            heard: Arc::new(Heard::default()),
+            config,
+            parts,
+            health,
+            counters,
+        }
+    }
+
+    fn net(&self) -> &Arc<dyn Net> {
+        &self.parts.net
+    }
+
+    /// The start, in the order of the contract.
+    async fn start(&self, tasks: &Tasks) -> Result<Running, Fatal> {
+        let disk = &self.parts.disk;
+        let mut chance = start::chance(self.parts.seed, purpose::IDENTITY);
+        let home = start::open(&self.config, disk, &mut chance)?;
+        let (roster, returning) = (home.roster.clone(), home.returning);
+        let pages = NodePages {
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let listener = self.bind(&self.config.http_addr.to_string(), "HTTP").await?;
+        tasks.spawn(http::serve(listener.incoming, Arc::new(pages)));
+
+        let greeter = Arc::new(Greeter {
+            roster: roster.clone(),
+            health: self.health.clone(),
+            store: OnceLock::new(),
+            heard: self.heard.clone(),
+            seen: self.seen.clone(),
+            counters: self.counters.clone(),
+        });
+        let slot = DataSlot::default();
+        let (stop_peers, peers_stopped) = oneshot::channel();
+        let store_and_driver;
+        let decree = if returning {
+            let decree = member_decree(&roster)?;
+            start::check_listing(&decree, roster.me())?;
+            // The store takes lock and identity itself.
+            roster.close_ledger();
+            drop(home);
+            self.health.doing("recovering");
+            store_and_driver = self.open_store(&decree)?;
+            let _ = greeter.store.set(store_and_driver.0.clone());
+            self.serve_peers(&greeter, &slot, tasks, peers_stopped).await?;
+            decree
+        } else {
+            // Others must be able to ask and to offer before there is a store.
+            self.serve_peers(&greeter, &slot, tasks, peers_stopped).await?;
+            self.health.doing("founding the cluster");
+            let decree = self.found(&roster).await?;
+            roster.close_ledger();
+            drop(home);
+            store_and_driver = self.open_store(&decree)?;
+            let _ = greeter.store.set(store_and_driver.0.clone());
+            decree
+        };
+        (self.parts.events)(Event::Member {
+            name: self.config.name.clone(),
+            cluster: decree.cluster.to_string(),
+            returning,
+        });
+        let (store, driven) = store_and_driver;
+        let base = Base {
+            store,
+            driven,
+            greeter,
+            slot,
+            stop_peers,
+        };
+        let running = self.serve(&decree, base, tasks).await?;
+        self.ready();
+        Ok(running)
+    }
+
+    async fn found(&self, roster: &Arc<Roster>) -> Result<Arc<Decree>, Fatal> {
+        let founder = start::founder(&self.config, roster);
+        let plan = Plan {
+            partitions: self.config.partitions,
+            replicas: self.config.replicas,
+        };
+        let mut chance = start::chance(self.parts.seed, purpose::FOUNDING);
+        found(&founder, roster, self.net(), plan, &mut chance)
+            .await
+            .map_err(|error| Fatal::Start(error.to_string()))
+    }
+
+    /// Recovers. Blocks; nothing else is to be done meanwhile but to say so on the HTTP port.
+    fn open_store(&self, decree: &Decree) -> Result<(Store, Box<dyn Driven>), Fatal> {
+        let mut chance = start::chance(self.parts.seed, purpose::STORE);
+        let store_config = StoreConfig {
+            table_bytes: self.config.table_bytes.bytes(),
+            ..StoreConfig::new(&self.config.name, decree.layout.partitions())
+        };
+        let parts = StoreParts {
+            disk: Arc::clone(&self.parts.disk),
+            engine: Arc::clone(&self.parts.engine),
+            chance: Box::new(move || chance.random()),
+        };
+        let opened =
+            Store::open(parts, &store_config).map_err(|error| Fatal::Start(error.to_string()))?;
+        let store = opened.store.clone();
+        let (driven, report) = self
+            .parts
+            .driver
+            .start(opened)
+            .map_err(|error| Fatal::Start(format!("the store's threads do not start: {error}")))?;
+        tracing::info!(?report, "recovered");
+        for (store_id, sequence) in &report.heard {
+            self.heard.note(ringfort_ring::StoreId(*store_id), *sequence);
+        }
+        Ok((store, driven))
+    }
+
+    async fn bind(&self, addr: &str, what: &str) -> Result<crate::net::Listener, Fatal> {
+        self.net().bind(addr).await.map_err(|error| {
+            Fatal::Start(format!("the {what} port {addr} cannot be bound: {error}"))
+        })
+    }
+
+    fn ready(&self) {
+        self.health.advance(Phase::Ready);
+        (self.parts.events)(Event::Ready);
+    }
+}
+
+fn member_decree(roster: &Roster) -> Result<Arc<Decree>, Fatal> {
+    match roster.standing() {
+        crate::bootstrap::Standing::Member(decree) => Ok(decree),
+        _ => Err(Fatal::Start("this node is no member of a cluster".to_owned())),
+    }
+}

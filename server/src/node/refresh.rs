@@ -1,0 +1,92 @@
+//! Asks the members now and then: who is there, and which of their copies count toward R.
+//!
+//! Keeps I6: what is heard changes routing only, never placement.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::registry::Unit;
+use ringfort_storage::Store;
+
+use super::{ask::Asker, start};
+use crate::{
+    metrics::{Gauge, Probe},
+    peer::{Heard, Links},
+    view::{View, Views},
+};
+
+/// Pause between two rounds; to it comes a jitter, the same on one node every time.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The jitter is less than this.
+const JITTER_MS: u64 = 250;
+
+/// What the refresh needs.
+pub(super) struct Parts {
+    pub asker: Arc<Asker>,
+    pub views: Views,
+    pub store: Store,
+    pub heard: Arc<Heard>,
+    pub timeout: Duration,
+    /// Any number; fixes the jitter.
+    pub jitter: u64,
+}
+
+/// Refreshes for ever.
+pub(super) async fn run(parts: Parts) {
+    let pause = PERIOD + Duration::from_millis(parts.jitter % JITTER_MS);
+    loop {
+        tokio::time::sleep(pause).await;
+        let answers = parts.asker.ask(parts.timeout).await;
+        let view = parts.views.current();
+        let mut unsynced = start::unsynced(&view.my_member().name, &parts.store, &answers);
+        let mut changed = false;
+        for (index, member) in view.layout().members().iter().enumerate() {
+            // Of one that is silent the last word stands.
+            let known = view.unsynced(index);
+            let now = unsynced.entry(member.name.clone()).or_insert_with(|| known.clone());
+            changed |= now != known;
+        }
+        if changed {
+            replace(&parts.views, &view, &unsynced);
+        }
+        for (store_id, sequence) in parts.heard.all() {
+            parts.store.hear(store_id.0, sequence);
+        }
+    }
+}
+
+type Unsynced = std::collections::BTreeMap<
+    ringfort_ring::NodeName,
+    std::collections::BTreeSet<ringfort_ring::PartitionId>,
+>;
+
+fn replace(views: &Views, view: &View, unsynced: &Unsynced) {
+    let me = &view.my_member().name;
+    match View::new(view.cluster(), view.layout().clone(), me, unsynced) {
+        Ok(view) => views.replace(view),
+        Err(error) => tracing::error!(%error, "a view that was fine is none any more: a bug"),
+    }
+}
+
+/// The figures of store and links, for `/metrics`.
+pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
+    let (store, links) = (store.clone(), links.clone());
+    Box::new(move || {
+        let stats = store.stats();
+        let states = links.states().borrow().clone();
+        let connected = states.connected.values().filter(|up| **up).count();
+        let gauge = |name, help, unit, value: u64| -> Gauge { (name, help, unit, value as f64) };
+        let bytes = || Some(Unit::Bytes);
+        vec![
+            gauge("store_keys", "Keys in the engine, tombstones included", None, stats.keys),
+            gauge("store_table", "Memory of the table", bytes(), stats.table_bytes as u64),
+            gauge("store_dirty", "Part of it that the engine does not hold yet", bytes(), stats.dirty_bytes as u64),
+            gauge("log_sequence", "Newest log sequence", None, stats.last_sequence),
+            gauge("log_durable_sequence", "Newest one on stable storage", None, stats.durable_sequence),
+            gauge("store_quarantined_keys", "Keys in quarantine", None, stats.quarantined as u64),
+            gauge("store_drains", "Drains since the start", None, stats.drains),
+            gauge("unsynced_partitions", "Partitions whose copy here does not count toward R", None, store.unsynced().len() as u64),
+            gauge("peers", "Members other than this node", None, states.connected.len() as u64),
+            gauge("peers_connected", "Those with all connections standing", None, connected as u64),
+        ]
+    })
+}

@@ -1,0 +1,307 @@
+//! The second half of a start: the data path, the ports, and the tasks that keep a node going.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::RngExt;
+use ringfort_ring::NodeName;
+use ringfort_storage::Store;
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+};
+use tonic::transport::Server;
+
+use super::{
+    Node,
+    ask::{Answers, Asker},
+    greeter::Greeter,
+    parts::{Driven, Fatal},
+    purpose, refresh, start,
+};
+use crate::{
+    bootstrap::Decree,
+    coordinator::{Coordinator, CoordinatorParts},
+    grpc::{
+        KvParts,
+        admin::{AdminParts, admin_service},
+        kv_service,
+        standard::{health_service, reflection_service},
+        switch::Switch,
+    },
+    limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
+    net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
+    peer::{DataSlot, Fences, LinkParts, Links, Replica, ReplicaParts, service},
+    view::{View, Views},
+};
+
+/// Streams of one connection, at most: a session, and unary calls beside it.
+const MAX_STREAMS: u32 = 16_384;
+/// A client that is silent this long is asked whether it still lives.
+const CLIENT_KEEPALIVE: Duration = Duration::from_secs(10);
+/// A member that has answered is alive: its connections are waited for so long.
+const LINK_WAIT: Duration = Duration::from_secs(3);
+
+/// Tasks of a node; dropping this ends them all.
+#[derive(Default)]
+pub(super) struct Tasks(Mutex<Vec<AbortHandle>>);
+
+impl Tasks {
+    /// Runs `task` for as long as the node does.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task).abort_handle();
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.push(handle);
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        let tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A member that has recovered: what it has before it serves clients.
+pub(super) struct Base {
+    pub store: Store,
+    pub driven: Box<dyn Driven>,
+    pub greeter: Arc<Greeter>,
+    pub slot: DataSlot,
+    pub stop_peers: oneshot::Sender<()>,
+}
+
+/// A node that serves clients.
+pub(super) struct Running {
+    pub store: Store,
+    pub driven: Box<dyn Driven>,
+    pub coordinator: Arc<Coordinator>,
+    pub links: Arc<Links>,
+    pub stop_peers: oneshot::Sender<()>,
+    pub stop_clients: oneshot::Sender<()>,
+    pub clients_stopped: oneshot::Receiver<()>,
+}
+
+impl Running {
+    /// Ends when the store has failed.
+    pub fn failure(&self) -> impl Future<Output = Fatal> + Send + use<> {
+        let mut failure = self.driven.failure();
+        let store = self.store.clone();
+        async move {
+            let why = match failure.wait_for(Option::is_some).await {
+                Ok(why) => why.clone().unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            };
+            if store.engine_failure().is_some() {
+                Fatal::Engine(why)
+            } else {
+                Fatal::Storage(why)
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Serves the peer port: questions and offers at once, the data path as soon as `slot` is filled.
+    pub(super) async fn serve_peers(
+        &self,
+        greeter: &Arc<Greeter>,
+        slot: &DataSlot,
+        tasks: &Tasks,
+        stopped: oneshot::Receiver<()>,
+    ) -> Result<(), Fatal> {
+        let listener = self.bind(&self.config.peer_addr.to_string(), "peer").await?;
+        let service = service(greeter.clone(), slot.clone());
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(PEER_WINDOW_BYTES)
+            .initial_connection_window_size(PEER_WINDOW_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .serve_with_incoming_shutdown(service, listener.incoming, async move {
+                let _ = stopped.await;
+            });
+        tasks.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the peer port failed");
+            }
+        });
+        Ok(())
+    }
+
+    /// From a recovered member to a node that is ready.
+    pub(super) async fn serve(
+        &self,
+        decree: &Decree,
+        base: Base,
+        tasks: &Tasks,
+    ) -> Result<Running, Fatal> {
+        let roster = base.greeter.roster.clone();
+        self.health.doing("asking the members");
+        let asker = Arc::new(Asker::new(
+            &decree.layout,
+            roster.clone(),
+            self.seen.clone(),
+            self.net(),
+            self.config.connect_timeout,
+        ));
+        let answers = asker.ask(self.config.hello_timeout).await;
+        start::judge_memory(&base.store, &answers)?;
+        let me = &roster.me().name;
+        let unsynced = start::unsynced(me, &base.store, &answers);
+        let view = View::new(decree.cluster, decree.layout.clone(), me, &unsynced);
+        let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
+
+        self.health.doing("connecting to the members");
+        let (coordinator, links) = self.data_path(&base, &views, tasks);
+        wait_for_links(&links, &answers, self.config.connect_timeout).await;
+        self.metrics.add_probe(super::refresh::figures(&base.store, &links));
+        let admin = AdminParts {
+            views: views.clone(),
+            asker: asker.clone(),
+            greeter: base.greeter.clone(),
+            timeout: self.config.status_timeout,
+        };
+        let (stop_clients, clients_stopped) = self.serve_clients(&coordinator, admin, tasks).await?;
+        tasks.spawn(refresh::run(refresh::Parts {
+            asker,
+            views,
+            store: base.store.clone(),
+            heard: self.heard.clone(),
+            timeout: self.config.status_timeout,
+            jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
+        }));
+        Ok(Running {
+            store: base.store,
+            driven: base.driven,
+            coordinator,
+            links,
+            stop_peers: base.stop_peers,
+            stop_clients,
+            clients_stopped,
+        })
+    }
+
+    /// Coordinator, links and replica, and the tasks that drive them.
+    fn data_path(
+        &self,
+        base: &Base,
+        views: &Views,
+        tasks: &Tasks,
+    ) -> (Arc<Coordinator>, Arc<Links>) {
+        let store_id = base.greeter.roster.store_id();
+        let limits = self.config.limits();
+        let fences = Fences::new(views.clone(), store_id, base.store.durable());
+        let links = Links::new(LinkParts {
+            views: views.clone(),
+            fences: fences.clone(),
+            heard: self.heard.clone(),
+            net: self.net().clone(),
+            limits: limits.clone(),
+            counters: self.counters.clone(),
+            seed: start::chance(self.parts.seed, purpose::LINKS).random(),
+        });
+        let pool = base.driven.pool();
+        let coordinator = Coordinator::new(CoordinatorParts {
+            clock: self.parts.clock.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            links: links.clone(),
+            pool: pool.clone(),
+            limits,
+            counters: self.counters.clone(),
+            client_id: start::chance(self.parts.seed, purpose::CLIENT_ID).random(),
+        });
+        let replica = Replica::new(ReplicaParts {
+            views: views.clone(),
+            fences,
+            heard: self.heard.clone(),
+            store: base.store.clone(),
+            pool,
+            coordinator: coordinator.clone(),
+            counters: self.counters.clone(),
+        });
+        let _ = base.slot.set(replica.clone());
+        tasks.spawn(coordinator.clone().run());
+        tasks.spawn(tell_durable(
+            base.store.durable(),
+            coordinator.clone(),
+            replica,
+        ));
+        links.start(coordinator.clone());
+        (coordinator, links)
+    }
+
+    async fn serve_clients(
+        &self,
+        coordinator: &Arc<Coordinator>,
+        admin: AdminParts,
+        tasks: &Tasks,
+    ) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Fatal> {
+        let listener = self.bind(&self.config.client_addr.to_string(), "client").await?;
+        let kv = kv_service(KvParts {
+            coordinator: coordinator.clone(),
+        });
+        let switch = Switch::default()
+            .with(kv)
+            .with(admin_service(admin))
+            .with(health_service(&self.health).await)
+            .with(reflection_service());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ended, has_ended) = oneshot::channel();
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(CLIENT_KEEPALIVE))
+            .http2_keepalive_timeout(Some(CLIENT_KEEPALIVE))
+            .initial_stream_window_size(CLIENT_STREAM_WINDOW)
+            .initial_connection_window_size(CLIENT_CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .serve_with_incoming_shutdown(switch, listener.incoming, async move {
+                let _ = stopped.await;
+            });
+        tasks.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the client port failed");
+            }
+            let _ = ended.send(());
+        });
+        Ok((stop, has_ended))
+    }
+}
+
+/// Tells those who wait how far the log is on stable storage, once per group.
+async fn tell_durable(
+    mut durable: watch::Receiver<u64>,
+    coordinator: Arc<Coordinator>,
+    replica: Arc<Replica>,
+) {
+    loop {
+        let sequence = *durable.borrow_and_update();
+        replica.on_durable(sequence);
+        coordinator.on_durable(sequence);
+        if durable.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One attempt to connect to each member; those that have answered are alive, and are waited for.
+async fn wait_for_links(links: &Links, answers: &Answers, connect_timeout: Duration) {
+    let alive: BTreeSet<&NodeName> = answers
+        .iter()
+        .filter(|(_, answer)| answer.is_some())
+        .map(|(name, _)| name)
+        .collect();
+    let mut states = links.states();
+    let up = states.wait_for(|states| {
+        let connected = |name: &&NodeName| states.connected.get(*name) == Some(&true);
+        states.all_attempted && alive.iter().all(connected)
+    });
+    let patience = LINK_WAIT.max(2 * connect_timeout);
+    if tokio::time::timeout(patience, up).await.is_err() {
+        tracing::warn!("not all members that answer can be reached on the data path yet");
+    }
+}

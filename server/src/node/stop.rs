@@ -1,0 +1,61 @@
+//! The end of a node: as a lame duck when it was asked to stop, at once when its store has failed.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{
+    Node,
+    parts::Fatal,
+    serve::{Running, Tasks},
+};
+use crate::health::Phase;
+
+/// How often it is looked whether work is still in flight.
+const LOOK: Duration = Duration::from_millis(5);
+/// Connections of clients may linger so long once all work is answered; the answers themselves need less.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// Takes no new work, answers what is in flight, closes the store with the mark of a clean stop.
+pub(super) async fn gracefully(node: &Node, running: Running, tasks: Tasks) -> Result<(), Fatal> {
+    tracing::info!("draining");
+    node.health.advance(Phase::Draining);
+    running.coordinator.drain();
+    let idle = async {
+        while running.coordinator.pending() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if timeout(node.config.drain_timeout, idle).await.is_err() {
+        let left = running.coordinator.pending();
+        tracing::warn!(left, "work is still in flight; stopping without it");
+    }
+    let _ = running.stop_clients.send(());
+    let _ = timeout(LINGER, running.clients_stopped).await;
+    running.links.close();
+    let _ = running.stop_peers.send(());
+    drop(tasks);
+    match running.driven.close().await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Err(why) => Err(Fatal::Storage(format!("the store did not close cleanly: {why}"))),
+    }
+}
+
+/// Says why, and leaves everything as it is: nobody knows what a failed store would do on its way out.
+pub(super) fn at_once(node: &Node, running: Running, fatal: Fatal) -> Fatal {
+    node.health.break_down(&fatal.to_string());
+    tracing::error!("{fatal}");
+    if matches!(fatal, Fatal::Engine(_)) {
+        let marked = running.store.identity().update(|identity| identity.set_aside = true);
+        if let Err(error) = marked {
+            return Fatal::Storage(format!("{fatal}; and that cannot be noted: {error}"));
+        }
+    }
+    // Dropping the engine would flush it.
+    std::mem::forget(running.store.clone());
+    std::mem::forget(running.driven);
+    fatal
+}
