@@ -15,6 +15,7 @@ pub mod layout_wire;
 pub mod limits;
 pub mod metrics;
 pub mod net;
+pub mod node;
 pub mod peer;
 pub mod pool;
 #[cfg(test)]

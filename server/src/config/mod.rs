@@ -22,7 +22,7 @@ pub use value::{ByteSize, HostPort, InitialMember, Setting, parse_duration};
 /// Prefix of the environment variables that are settings.
 pub const ENV_PREFIX: &str = "RINGFORT_";
 /// Environment variables with the prefix that are not settings of `serve`.
-const OTHER_ENV: &[&str] = &["ENDPOINTS", "CONFIG", "LOG"];
+const OTHER_ENV: &[&str] = &["ENDPOINTS", "CONFIG", "LOG", "ENGINE_RESTARTS"];
 /// A configuration file is this long at most, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 

@@ -105,6 +105,10 @@ fn the_whole_is_judged_once() {
             "--peer-advertise",
         ),
         (
+            &[("name", "n0"), ("peer_addr", "127.0.0.1:0")],
+            "must name a port",
+        ),
+        (
             &[("name", "n0"), ("peer_addr", "127.0.0.1:7400")],
             "must differ",
         ),

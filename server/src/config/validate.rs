@@ -128,9 +128,16 @@ impl Problems<'_> {
                 "is an address that nobody can dial".to_owned()
             });
         }
+        for (setting, addr) in [
+            ("client_addr", &c.client_addr),
+            ("peer_addr", &c.peer_addr),
+            ("http_addr", &c.http_addr),
+        ] {
+            // The layout lists addresses, and keeps them over restarts.
+            self.check(addr.port != 0, setting, || "must name a port".to_owned());
+        }
         let fixed: Vec<_> = [&c.client_addr, &c.peer_addr, &c.http_addr]
             .into_iter()
-            .filter(|a| a.port != 0)
             .collect();
         let distinct: BTreeSet<_> = fixed.iter().collect();
         self.check(distinct.len() == fixed.len(), "peer_addr", || {

@@ -67,7 +67,11 @@ impl Admin for AdminService {
 }
 
 fn place(view: &View, key: &v1::Key) -> Result<v1::WhereResponse, Failure> {
-    let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
+    let namespace = if key.namespace.is_empty() {
+        DEFAULT_NAMESPACE
+    } else {
+        &key.namespace
+    };
     if key.key.is_empty() {
         return Err(Failure::new(Reason::EmptyKey, "the key is empty"));
     }
@@ -80,7 +84,11 @@ fn place(view: &View, key: &v1::Key) -> Result<v1::WhereResponse, Failure> {
     let names = |places: &[u16]| {
         places
             .iter()
-            .map(|place| view.layout().members()[usize::from(*place)].name.to_string())
+            .map(|place| {
+                view.layout().members()[usize::from(*place)]
+                    .name
+                    .to_string()
+            })
             .collect()
     };
     Ok(v1::WhereResponse {
@@ -124,7 +132,11 @@ fn status(
             owned: view.placement().owned_count(index) as u64,
             keys: said.map_or(0, |answer| answer.keys),
             hints: said.map_or(0, |answer| answer.hints),
-            last_seen_ms: if index == view.me() { 0 } else { seen_ms(member.name.as_str()) },
+            last_seen_ms: if index == view.me() {
+                0
+            } else {
+                seen_ms(member.name.as_str())
+            },
             unsynced: said.map_or(view.unsynced(index).len(), |a| a.unsynced.len()) as u64,
         })
         .collect();
@@ -144,9 +156,10 @@ fn under_replicated(view: &View, said: &[Option<&peer::HelloResponse>]) -> u64 {
         .map(|answer| answer.map_or_else(BTreeSet::new, |a| a.unsynced.iter().copied().collect()))
         .collect();
     let fine = |partition: PartitionId| {
-        view.owners(partition).iter().map(|o| usize::from(*o)).all(|owner| {
-            said[owner].is_some() && !unsynced[owner].contains(&partition.0)
-        })
+        view.owners(partition)
+            .iter()
+            .map(|o| usize::from(*o))
+            .all(|owner| said[owner].is_some() && !unsynced[owner].contains(&partition.0))
     };
     view.layout().partition_ids().filter(|p| !fine(*p)).count() as u64
 }
@@ -182,31 +195,59 @@ mod tests {
     #[test]
     fn a_key_has_owners_and_the_rest_are_fallbacks() {
         let view = view(&["a", "b", "c", "d"]);
-        let key = v1::Key { namespace: String::new(), key: "k".into() };
+        let key = v1::Key {
+            namespace: String::new(),
+            key: "k".into(),
+        };
         let found = place(&view, &key).expect("a good key");
-        let spelled = v1::Key { namespace: DEFAULT_NAMESPACE.to_owned(), key: "k".into() };
+        let spelled = v1::Key {
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+            key: "k".into(),
+        };
         assert_eq!(place(&view, &spelled).expect("a good key"), found);
         assert_eq!((found.owners.len(), found.fallbacks.len()), (3, 1));
         let empty = place(&view, &v1::Key::default());
         assert_eq!(empty.expect_err("empty").reason, Reason::EmptyKey);
-        let long = v1::Key { namespace: String::new(), key: vec![0; 400].into() };
-        assert_eq!(place(&view, &long).expect_err("long").reason, Reason::TooLarge);
+        let long = v1::Key {
+            namespace: String::new(),
+            key: vec![0; 400].into(),
+        };
+        assert_eq!(
+            place(&view, &long).expect_err("long").reason,
+            Reason::TooLarge
+        );
     }
 
     #[test]
     fn silence_is_down_and_leaves_partitions_short() {
         let view = view(&["a", "b", "c"]);
-        let me = peer::HelloResponse { keys: 5, ..Default::default() };
+        let me = peer::HelloResponse {
+            keys: 5,
+            ..Default::default()
+        };
         let name = |n: &str| NodeName::new(n).expect("a valid name");
-        let fine = peer::HelloResponse { draining: true, ..Default::default() };
+        let fine = peer::HelloResponse {
+            draining: true,
+            ..Default::default()
+        };
         let mut answers = Answers::from([(name("b"), Some(fine.clone())), (name("c"), None)]);
         let found = status(&view, &me, &answers, |_| 9);
-        let states: Vec<_> = found.nodes.iter().map(|n| (n.state.as_str(), n.last_seen_ms)).collect();
+        let states: Vec<_> = found
+            .nodes
+            .iter()
+            .map(|n| (n.state.as_str(), n.last_seen_ms))
+            .collect();
         assert_eq!(states, [("up", 0), ("draining", 9), ("down", 9)]);
         assert_eq!(found.nodes[0].keys, 5);
         assert_eq!(found.nodes[0].capacity, 0.5);
         assert_eq!(found.under_replicated, 16);
-        answers.insert(name("c"), Some(peer::HelloResponse { unsynced: vec![3], ..fine }));
+        answers.insert(
+            name("c"),
+            Some(peer::HelloResponse {
+                unsynced: vec![3],
+                ..fine
+            }),
+        );
         assert_eq!(status(&view, &me, &answers, |_| 9).under_replicated, 1);
     }
 }

@@ -1,5 +1,6 @@
 //! The services on the client port. They translate; every decision is the coordinator's.
 
+pub mod admin;
 mod cursor;
 mod deadline;
 mod kv;

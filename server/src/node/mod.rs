@@ -73,7 +73,7 @@ pub async fn run(
     let failed = tokio::select! {
         () = shutdown => None,
         why = running.failure() => Some(why),
-        why = engine_panic(node.parts.engine_panics.clone()) => Some(Fatal::Engine(why)),
+        why = failed(node.parts.engine_panics.clone()) => Some(Fatal::Engine(why)),
     };
     match failed {
         None => stop::gracefully(&node, running, tasks).await,
@@ -81,11 +81,16 @@ pub async fn run(
     }
 }
 
-/// Ends when a thread of the engine has panicked.
-async fn engine_panic(mut panics: watch::Receiver<Option<String>>) -> String {
-    match panics.wait_for(Option::is_some).await {
-        Ok(why) => why.clone().unwrap_or_default(),
-        Err(_) => std::future::pending().await,
+/// Ends when there is a failure, and gives its words.
+async fn failed(mut failure: watch::Receiver<Option<String>>) -> String {
+    loop {
+        if let Some(why) = failure.borrow_and_update().clone() {
+            return why;
+        }
+        if failure.changed().await.is_err() {
+            // Whoever would tell is gone: there is nothing to wait for.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -150,7 +155,9 @@ impl Node {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
-        let listener = self.bind(&self.config.http_addr.to_string(), "HTTP").await?;
+        let listener = self
+            .bind(&self.config.http_addr.to_string(), "HTTP")
+            .await?;
         tasks.spawn(http::serve(listener.incoming, Arc::new(pages)));
 
         let greeter = Arc::new(Greeter {
@@ -173,11 +180,13 @@ impl Node {
             self.health.doing("recovering");
             store_and_driver = self.open_store(&decree)?;
             let _ = greeter.store.set(store_and_driver.0.clone());
-            self.serve_peers(&greeter, &slot, tasks, peers_stopped).await?;
+            self.serve_peers(&greeter, &slot, tasks, peers_stopped)
+                .await?;
             decree
         } else {
             // Others must be able to ask and to offer before there is a store.
-            self.serve_peers(&greeter, &slot, tasks, peers_stopped).await?;
+            self.serve_peers(&greeter, &slot, tasks, peers_stopped)
+                .await?;
             self.health.doing("founding the cluster");
             let decree = self.found(&roster).await?;
             roster.close_ledger();
@@ -231,14 +240,14 @@ impl Node {
         let opened =
             Store::open(parts, &store_config).map_err(|error| Fatal::Start(error.to_string()))?;
         let store = opened.store.clone();
-        let (driven, report) = self
-            .parts
-            .driver
-            .start(opened)
-            .map_err(|error| Fatal::Start(format!("the store's threads do not start: {error}")))?;
+        let (driven, report) =
+            self.parts.driver.start(opened).map_err(|error| {
+                Fatal::Start(format!("the store's threads do not start: {error}"))
+            })?;
         tracing::info!(?report, "recovered");
         for (store_id, sequence) in &report.heard {
-            self.heard.note(ringfort_ring::StoreId(*store_id), *sequence);
+            self.heard
+                .note(ringfort_ring::StoreId(*store_id), *sequence);
         }
         Ok((store, driven))
     }
@@ -258,6 +267,8 @@ impl Node {
 fn member_decree(roster: &Roster) -> Result<Arc<Decree>, Fatal> {
     match roster.standing() {
         crate::bootstrap::Standing::Member(decree) => Ok(decree),
-        _ => Err(Fatal::Start("this node is no member of a cluster".to_owned())),
+        _ => Err(Fatal::Start(
+            "this node is no member of a cluster".to_owned(),
+        )),
     }
 }

@@ -22,7 +22,7 @@ pub trait StorageDriver: Send + Sync + 'static {
 }
 
 /// A store that is driven.
-pub trait Driven: Send + 'static {
+pub trait Driven: Send + Sync + 'static {
     /// Where what blocks on the engine runs.
     fn pool(&self) -> Arc<dyn EnginePool>;
 

@@ -42,7 +42,9 @@ pub(super) async fn run(parts: Parts) {
         for (index, member) in view.layout().members().iter().enumerate() {
             // Of one that is silent the last word stands.
             let known = view.unsynced(index);
-            let now = unsynced.entry(member.name.clone()).or_insert_with(|| known.clone());
+            let now = unsynced
+                .entry(member.name.clone())
+                .or_insert_with(|| known.clone());
             changed |= now != known;
         }
         if changed {
@@ -77,16 +79,61 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
         let gauge = |name, help, unit, value: u64| -> Gauge { (name, help, unit, value as f64) };
         let bytes = || Some(Unit::Bytes);
         vec![
-            gauge("store_keys", "Keys in the engine, tombstones included", None, stats.keys),
-            gauge("store_table", "Memory of the table", bytes(), stats.table_bytes as u64),
-            gauge("store_dirty", "Part of it that the engine does not hold yet", bytes(), stats.dirty_bytes as u64),
-            gauge("log_sequence", "Newest log sequence", None, stats.last_sequence),
-            gauge("log_durable_sequence", "Newest one on stable storage", None, stats.durable_sequence),
-            gauge("store_quarantined_keys", "Keys in quarantine", None, stats.quarantined as u64),
+            gauge(
+                "store_keys",
+                "Keys in the engine, tombstones included",
+                None,
+                stats.keys,
+            ),
+            gauge(
+                "store_table",
+                "Memory of the table",
+                bytes(),
+                stats.table_bytes as u64,
+            ),
+            gauge(
+                "store_dirty",
+                "Part of it that the engine does not hold yet",
+                bytes(),
+                stats.dirty_bytes as u64,
+            ),
+            gauge(
+                "log_sequence",
+                "Newest log sequence",
+                None,
+                stats.last_sequence,
+            ),
+            gauge(
+                "log_durable_sequence",
+                "Newest one on stable storage",
+                None,
+                stats.durable_sequence,
+            ),
+            gauge(
+                "store_quarantined_keys",
+                "Keys in quarantine",
+                None,
+                stats.quarantined as u64,
+            ),
             gauge("store_drains", "Drains since the start", None, stats.drains),
-            gauge("unsynced_partitions", "Partitions whose copy here does not count toward R", None, store.unsynced().len() as u64),
-            gauge("peers", "Members other than this node", None, states.connected.len() as u64),
-            gauge("peers_connected", "Those with all connections standing", None, connected as u64),
+            gauge(
+                "unsynced_partitions",
+                "Partitions whose copy here does not count toward R",
+                None,
+                store.unsynced().len() as u64,
+            ),
+            gauge(
+                "peers",
+                "Members other than this node",
+                None,
+                states.connected.len() as u64,
+            ),
+            gauge(
+                "peers_connected",
+                "Those with all connections standing",
+                None,
+                connected as u64,
+            ),
         ]
     })
 }

@@ -10,10 +10,7 @@ use std::{
 use rand::RngExt;
 use ringfort_ring::NodeName;
 use ringfort_storage::Store;
-use tokio::{
-    sync::{oneshot, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::oneshot, task::AbortHandle};
 use tonic::transport::Server;
 
 use super::{
@@ -25,7 +22,7 @@ use super::{
 };
 use crate::{
     bootstrap::Decree,
-    coordinator::{Coordinator, CoordinatorParts},
+    data::{DataParts, DataPath},
     grpc::{
         KvParts,
         admin::{AdminParts, admin_service},
@@ -35,7 +32,7 @@ use crate::{
     },
     limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
-    peer::{DataSlot, Fences, LinkParts, Links, Replica, ReplicaParts, service},
+    peer::{DataSlot, Links, service},
     view::{View, Views},
 };
 
@@ -79,8 +76,7 @@ pub(super) struct Base {
 pub(super) struct Running {
     pub store: Store,
     pub driven: Box<dyn Driven>,
-    pub coordinator: Arc<Coordinator>,
-    pub links: Arc<Links>,
+    pub data: DataPath,
     pub stop_peers: oneshot::Sender<()>,
     pub stop_clients: oneshot::Sender<()>,
     pub clients_stopped: oneshot::Receiver<()>,
@@ -88,19 +84,13 @@ pub(super) struct Running {
 
 impl Running {
     /// Ends when the store has failed.
-    pub fn failure(&self) -> impl Future<Output = Fatal> + Send + use<> {
-        let mut failure = self.driven.failure();
-        let store = self.store.clone();
-        async move {
-            let why = match failure.wait_for(Option::is_some).await {
-                Ok(why) => why.clone().unwrap_or_default(),
-                Err(_) => std::future::pending().await,
-            };
-            if store.engine_failure().is_some() {
-                Fatal::Engine(why)
-            } else {
-                Fatal::Storage(why)
-            }
+    pub async fn failure(&self) -> Fatal {
+        let why = super::failed(self.driven.failure()).await;
+        // A flush that hangs is reported by the watchdog alone.
+        if self.store.engine_failure().is_some() || why.contains("storage engine") {
+            Fatal::Engine(why)
+        } else {
+            Fatal::Storage(why)
         }
     }
 }
@@ -114,7 +104,9 @@ impl Node {
         tasks: &Tasks,
         stopped: oneshot::Receiver<()>,
     ) -> Result<(), Fatal> {
-        let listener = self.bind(&self.config.peer_addr.to_string(), "peer").await?;
+        let listener = self
+            .bind(&self.config.peer_addr.to_string(), "peer")
+            .await?;
         let service = service(greeter.clone(), slot.clone());
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -157,16 +149,17 @@ impl Node {
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
 
         self.health.doing("connecting to the members");
-        let (coordinator, links) = self.data_path(&base, &views, tasks);
-        wait_for_links(&links, &answers, self.config.connect_timeout).await;
-        self.metrics.add_probe(super::refresh::figures(&base.store, &links));
+        let data = self.data_path(&base, &views);
+        wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
+        self.metrics
+            .add_probe(refresh::figures(&base.store, &data.links));
         let admin = AdminParts {
             views: views.clone(),
             asker: asker.clone(),
             greeter: base.greeter.clone(),
             timeout: self.config.status_timeout,
         };
-        let (stop_clients, clients_stopped) = self.serve_clients(&coordinator, admin, tasks).await?;
+        let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
         tasks.spawn(refresh::run(refresh::Parts {
             asker,
             views,
@@ -178,76 +171,44 @@ impl Node {
         Ok(Running {
             store: base.store,
             driven: base.driven,
-            coordinator,
-            links,
+            data,
             stop_peers: base.stop_peers,
             stop_clients,
             clients_stopped,
         })
     }
 
-    /// Coordinator, links and replica, and the tasks that drive them.
-    fn data_path(
-        &self,
-        base: &Base,
-        views: &Views,
-        tasks: &Tasks,
-    ) -> (Arc<Coordinator>, Arc<Links>) {
-        let store_id = base.greeter.roster.store_id();
-        let limits = self.config.limits();
-        let fences = Fences::new(views.clone(), store_id, base.store.durable());
-        let links = Links::new(LinkParts {
-            views: views.clone(),
-            fences: fences.clone(),
-            heard: self.heard.clone(),
-            net: self.net().clone(),
-            limits: limits.clone(),
-            counters: self.counters.clone(),
-            seed: start::chance(self.parts.seed, purpose::LINKS).random(),
-        });
-        let pool = base.driven.pool();
-        let coordinator = Coordinator::new(CoordinatorParts {
+    fn data_path(&self, base: &Base, views: &Views) -> DataPath {
+        let seed = self.parts.seed;
+        let data = DataPath::start(DataParts {
             clock: self.parts.clock.clone(),
             views: views.clone(),
             store: base.store.clone(),
-            links: links.clone(),
-            pool: pool.clone(),
-            limits,
-            counters: self.counters.clone(),
-            client_id: start::chance(self.parts.seed, purpose::CLIENT_ID).random(),
-        });
-        let replica = Replica::new(ReplicaParts {
-            views: views.clone(),
-            fences,
+            store_id: base.greeter.roster.store_id(),
             heard: self.heard.clone(),
-            store: base.store.clone(),
-            pool,
-            coordinator: coordinator.clone(),
+            net: self.net().clone(),
+            pool: base.driven.pool(),
+            limits: self.config.limits(),
             counters: self.counters.clone(),
+            client_id: start::chance(seed, purpose::CLIENT_ID).random(),
+            jitter_seed: start::chance(seed, purpose::LINKS).random(),
         });
-        let _ = base.slot.set(replica.clone());
-        tasks.spawn(coordinator.clone().run());
-        tasks.spawn(tell_durable(
-            base.store.durable(),
-            coordinator.clone(),
-            replica,
-        ));
-        links.start(coordinator.clone());
-        (coordinator, links)
+        // Filled once: a node starts its data path once.
+        let _ = base.slot.set(data.replica.clone());
+        data
     }
 
     async fn serve_clients(
         &self,
-        coordinator: &Arc<Coordinator>,
+        kv: KvParts,
         admin: AdminParts,
         tasks: &Tasks,
     ) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Fatal> {
-        let listener = self.bind(&self.config.client_addr.to_string(), "client").await?;
-        let kv = kv_service(KvParts {
-            coordinator: coordinator.clone(),
-        });
+        let listener = self
+            .bind(&self.config.client_addr.to_string(), "client")
+            .await?;
         let switch = Switch::default()
-            .with(kv)
+            .with(kv_service(kv))
             .with(admin_service(admin))
             .with(health_service(&self.health).await)
             .with(reflection_service());
@@ -269,22 +230,6 @@ impl Node {
             let _ = ended.send(());
         });
         Ok((stop, has_ended))
-    }
-}
-
-/// Tells those who wait how far the log is on stable storage, once per group.
-async fn tell_durable(
-    mut durable: watch::Receiver<u64>,
-    coordinator: Arc<Coordinator>,
-    replica: Arc<Replica>,
-) {
-    loop {
-        let sequence = *durable.borrow_and_update();
-        replica.on_durable(sequence);
-        coordinator.on_durable(sequence);
-        if durable.changed().await.is_err() {
-            return;
-        }
     }
 }
 

@@ -49,9 +49,8 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Resul
             config.name
         )));
     }
-    let standing = standing_of(&current).map_err(|error| {
-        Fatal::Start(format!("{} holds {error}", config.data_dir.display()))
-    })?;
+    let standing = standing_of(&current)
+        .map_err(|error| Fatal::Start(format!("{} holds {error}", config.data_dir.display())))?;
     let me = me(config, StoreId(current.store_id))?;
     let returning = matches!(standing, crate::bootstrap::Standing::Member(_));
     let ledger = Box::new(IdentityLedger(Arc::new(identity)));
@@ -65,7 +64,8 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Resul
 /// This node as a layout lists it.
 fn me(config: &Config, store_id: StoreId) -> Result<Member, Fatal> {
     let fail = |error: &dyn std::fmt::Display| Fatal::Start(error.to_string());
-    let addr = |bound: &HostPort, advertised: Option<&HostPort>| advertised.unwrap_or(bound).to_string();
+    let addr =
+        |bound: &HostPort, advertised: Option<&HostPort>| advertised.unwrap_or(bound).to_string();
     // Where only clients are told another host, scrapers find the HTTP port on that host, too.
     let http = match (&config.http_advertise, &config.client_advertise) {
         (Some(http), _) => http.clone(),

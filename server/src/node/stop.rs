@@ -20,19 +20,19 @@ const LINGER: Duration = Duration::from_millis(250);
 pub(super) async fn gracefully(node: &Node, running: Running, tasks: Tasks) -> Result<(), Fatal> {
     tracing::info!("draining");
     node.health.advance(Phase::Draining);
-    running.coordinator.drain();
+    running.data.coordinator.drain();
     let idle = async {
-        while running.coordinator.pending() > 0 {
+        while running.data.coordinator.pending() > 0 {
             tokio::time::sleep(LOOK).await;
         }
     };
     if timeout(node.config.drain_timeout, idle).await.is_err() {
-        let left = running.coordinator.pending();
+        let left = running.data.coordinator.pending();
         tracing::warn!(left, "work is still in flight; stopping without it");
     }
     let _ = running.stop_clients.send(());
     let _ = timeout(LINGER, running.clients_stopped).await;
-    running.links.close();
+    running.data.stop();
     let _ = running.stop_peers.send(());
     drop(tasks);
     match running.driven.close().await {
@@ -40,7 +40,9 @@ pub(super) async fn gracefully(node: &Node, running: Running, tasks: Tasks) -> R
             tracing::info!("stopped");
             Ok(())
         }
-        Err(why) => Err(Fatal::Storage(format!("the store did not close cleanly: {why}"))),
+        Err(why) => Err(Fatal::Storage(format!(
+            "the store did not close cleanly: {why}"
+        ))),
     }
 }
 
@@ -49,7 +51,10 @@ pub(super) fn at_once(node: &Node, running: Running, fatal: Fatal) -> Fatal {
     node.health.break_down(&fatal.to_string());
     tracing::error!("{fatal}");
     if matches!(fatal, Fatal::Engine(_)) {
-        let marked = running.store.identity().update(|identity| identity.set_aside = true);
+        let marked = running
+            .store
+            .identity()
+            .update(|identity| identity.set_aside = true);
         if let Err(error) = marked {
             return Fatal::Storage(format!("{fatal}; and that cannot be noted: {error}"));
         }

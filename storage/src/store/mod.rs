@@ -38,7 +38,9 @@ pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX}
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
-pub use recovery::{OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts};
+pub use recovery::{
+    LOCK_FILE, OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts,
+};
 pub use scan::{SCAN_KEYS_MAX, ScanPage};
 pub use table::TABLE_BYTES_DEFAULT;
 pub use write::{StoreFull, WriteLimits, WriteRefused, Written};
