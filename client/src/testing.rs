@@ -83,16 +83,19 @@ impl LocalClusterBuilder {
             Some(port) => port,
             None => free_port(self.nodes)?,
         };
-        let (data_dir, is_temporary) = match self.data_dir {
-            Some(path) => (path, false),
-            None => (temporary_directory(port)?, true),
+        let data_dir = match self.data_dir {
+            Some(path) => DataDir {
+                path,
+                is_temporary: false,
+            },
+            None => DataDir::temporary(port)?,
         };
         let mut command = Command::new(&self.binary);
         command.args(["dev", "--json", "--nodes", &self.nodes.to_string()]);
         command
             .args(["--client-port", &port.to_string()])
             .arg("--data-dir")
-            .arg(&data_dir);
+            .arg(&data_dir.path);
         if !self.more.is_empty() {
             command.arg("--").args(&self.more);
         }
@@ -111,7 +114,6 @@ impl LocalClusterBuilder {
             child,
             nodes: Vec::new(),
             data_dir,
-            is_temporary,
         };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -157,8 +159,8 @@ pub struct LocalNode {
 pub struct LocalCluster {
     child: Child,
     nodes: Vec<LocalNode>,
-    data_dir: PathBuf,
-    is_temporary: bool,
+    // Last, so that it goes when nobody writes to it any more.
+    data_dir: DataDir,
 }
 
 impl LocalCluster {
@@ -181,7 +183,7 @@ impl LocalCluster {
 
     /// Where the nodes keep their data, one directory each.
     pub fn data_dir(&self) -> &Path {
-        &self.data_dir
+        &self.data_dir.path
     }
 
     /// The nodes' client addresses.
@@ -214,9 +216,6 @@ impl Drop for LocalCluster {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
-        if self.is_temporary {
-            let _ = fs::remove_dir_all(&self.data_dir);
-        }
     }
 }
 
@@ -254,11 +253,31 @@ fn free_port(nodes: u16) -> io::Result<u16> {
     ))
 }
 
-/// A directory of this process and port alone.
-fn temporary_directory(port: u16) -> io::Result<PathBuf> {
-    let path = env::temp_dir().join(format!("ringfort-{}-{port}", std::process::id()));
-    fs::create_dir_all(&path)?;
-    Ok(path)
+/// Where the nodes keep their data.
+#[derive(Debug)]
+struct DataDir {
+    path: PathBuf,
+    is_temporary: bool,
+}
+
+impl DataDir {
+    /// A directory of this process and port alone, removed when dropped.
+    fn temporary(port: u16) -> io::Result<Self> {
+        let path = env::temp_dir().join(format!("ringfort-{}-{port}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(DataDir {
+            path,
+            is_temporary: true,
+        })
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        if self.is_temporary {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
 }
 
 #[cfg(test)]
