@@ -248,12 +248,12 @@ impl Node {
         results
     }
 
-    /// Runs one operation with a deadline of 5 s.
+    /// Runs one operation with a deadline of 30 s.
     pub async fn run(
         &self,
         kind: v1::operation::Kind,
     ) -> Result<v1::operation_result::Kind, Failure> {
-        outcome(self.start_op(kind, Duration::from_secs(5), Origin::Client)).await
+        outcome(self.start_op(kind, Duration::from_secs(30), Origin::Client)).await
     }
 
     /// A client of this node's `Kv`.

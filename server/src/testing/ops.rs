@@ -118,13 +118,13 @@ pub fn values(answer: Result<Answer, Failure>) -> Vec<String> {
     values
 }
 
-/// Asks until `done`; gives up after 10 s, so that a test fails and does not hang.
+/// Asks until `done`; gives up after 30 s, so that a test fails and does not hang.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
     let wait = async {
         while !done().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
     assert!(waited.is_ok(), "never came true: {what}");
 }

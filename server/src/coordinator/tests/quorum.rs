@@ -133,7 +133,7 @@ async fn an_answer_waits_for_w_durable_copies() {
     };
     b.hold_log(true);
     c.hold_log(true);
-    let deadline = Duration::from_millis(150);
+    let deadline = Duration::from_millis(500);
     let failure = outcome(a.start_op(put("k", "v"), deadline, Origin::Client)).await;
     let failure = failure.expect_err("one durable copy is not two");
     assert_eq!(
