@@ -81,6 +81,8 @@ pub struct Counters {
     pub client_bytes_in: AtomicU64,
     /// Bytes of values that clients were sent.
     pub client_bytes_out: AtomicU64,
+    /// Operations that their client said to be retries.
+    pub retries: AtomicU64,
     /// Operations sent on to another node.
     pub forwards: AtomicU64,
     /// Objects sent to owners, or merged here, because a read found them behind.
@@ -112,12 +114,21 @@ pub struct Counters {
 impl Counters {
     /// Counts one finished operation: `reason` is `None` if it was answered.
     pub fn finished(&self, verb: Verb, reason: Option<Reason>, latency: Duration) {
+        self.count(verb, reason);
+        self.verbs[verb as usize].latency.observe(latency);
+    }
+
+    /// Counts one operation that was refused before it was taken; its latency would only flatter.
+    pub fn refused(&self, verb: Verb, reason: Reason) {
+        self.count(verb, Some(reason));
+    }
+
+    fn count(&self, verb: Verb, reason: Option<Reason>) {
         let outcomes = &self.verbs[verb as usize];
         match reason.and_then(|r| Reason::ALL.iter().position(|&all| all == r)) {
             None => outcomes.ok.fetch_add(1, Relaxed),
             Some(index) => outcomes.failed[index].fetch_add(1, Relaxed),
         };
-        outcomes.latency.observe(latency);
     }
 
     /// How many operations of `verb` ended so: `None` for answered.
@@ -157,6 +168,12 @@ mod tests {
         assert_eq!(counters.outcomes(Verb::Get, None), 1);
         assert_eq!(counters.outcomes(Verb::Put, Some(Reason::Overloaded)), 1);
         assert_eq!(counters.outcomes(Verb::Put, None), 0);
+        counters.refused(Verb::Delete, Reason::EmptyKey);
+        assert_eq!(counters.outcomes(Verb::Delete, Some(Reason::EmptyKey)), 1);
+        assert_eq!(
+            counters.latency(Verb::Delete).buckets().iter().sum::<u64>(),
+            0
+        );
         assert_eq!(counters.latency(Verb::Get).buckets()[0], 1);
         let slow = counters.latency(Verb::Put).buckets();
         assert_eq!(slow[LATENCY_BOUNDS_US.len()], 1);

@@ -55,6 +55,8 @@ pub const PEER_BATCH_BYTES_MAX: usize = 256 * 1024;
 pub const PEER_LARGE_BYTES: usize = 64 * 1024;
 /// A message between nodes, at most.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Incoming streams of peers, two of each; past it `OVERLOADED`.
+pub const PEER_STREAMS_MAX: usize = 16_384;
 /// Bytes of replies that wait for one peer; past it the node stops reading from that peer.
 pub const PEER_OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// One attempt to connect to a peer.

@@ -109,6 +109,18 @@ impl View {
         unsynced.is_empty() || !unsynced.contains(&partition)
     }
 
+    /// Whether this node is an owner of `partition`.
+    pub fn is_mine(&self, partition: PartitionId) -> bool {
+        self.owners(partition)
+            .iter()
+            .any(|&owner| usize::from(owner) == self.me)
+    }
+
+    /// Whether this node's copy of `partition` counts toward R: it is an owner, and synced.
+    pub fn is_mine_and_synced(&self, partition: PartitionId) -> bool {
+        self.is_mine(partition) && self.is_synced(self.me, partition)
+    }
+
     /// The partitions whose copy on that member does not count toward R.
     pub fn unsynced(&self, member: usize) -> &BTreeSet<PartitionId> {
         &self.unsynced[member]
@@ -173,6 +185,16 @@ mod tests {
         assert!(!view.is_synced(1, PartitionId(3)));
         assert!(view.is_synced(1, PartitionId(4)) && view.is_synced(0, PartitionId(3)));
         assert_eq!(view.owners(PartitionId(0)).len(), 2);
+        let mine: Vec<_> = view
+            .layout()
+            .partition_ids()
+            .filter(|&p| view.is_mine(p))
+            .collect();
+        assert!(
+            !mine.is_empty() && mine.len() < 8,
+            "two of three nodes own each"
+        );
+        assert!(mine.iter().all(|&p| view.is_mine_and_synced(p)));
     }
 
     #[test]

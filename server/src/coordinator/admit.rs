@@ -36,6 +36,9 @@ impl Step<'_> {
     pub fn admit(&mut self, operation: v1::Operation, origin: Origin, sink: &Arc<dyn ReplySink>) {
         let id = operation.id;
         let verb = verb(&operation);
+        if is_retry(&operation) {
+            add(&self.parts.counters.retries, 1);
+        }
         if let Err(failure) = self.try_admit(operation, origin, sink) {
             self.refuse(verb, id, failure, sink);
         }
@@ -257,4 +260,15 @@ fn verb(operation: &v1::Operation) -> Option<Verb> {
         Kind::Get(_) => Some(Verb::Get),
         Kind::Delete(_) => Some(Verb::Delete),
     }
+}
+
+/// Whether the client says that this is not its first attempt.
+fn is_retry(operation: &v1::Operation) -> bool {
+    let attempt = match &operation.kind {
+        Some(Kind::Put(put)) => put.options.as_ref().map(|o| o.attempt),
+        Some(Kind::Get(get)) => get.options.as_ref().map(|o| o.attempt),
+        Some(Kind::Delete(delete)) => delete.options.as_ref().map(|o| o.attempt),
+        None => None,
+    };
+    attempt.is_some_and(|attempt| attempt > 0)
 }

@@ -118,9 +118,7 @@ impl Step<'_> {
         sink: &Arc<dyn ReplySink>,
     ) {
         if let Some(verb) = verb {
-            self.parts
-                .counters
-                .finished(verb, Some(failure.reason), Default::default());
+            self.parts.counters.refused(verb, failure.reason);
         }
         let kind = Some(Kind::Error(self.signed(failure).to_wire()));
         self.state

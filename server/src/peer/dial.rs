@@ -35,7 +35,7 @@ pub(super) async fn run_lane(
             Err(why) => {
                 tracing::debug!(peer = %link.name, lane, why, "no connection to a peer");
                 link.lanes[lane].close();
-                link.attempts.fetch_add(1, Ordering::AcqRel);
+                link.attempted[lane].store(true, Ordering::Release);
                 links.publish();
             }
         }
@@ -88,7 +88,7 @@ async fn serve_lane(
 ) -> bool {
     link.lanes[lane].open();
     link.up[lane].store(true, Ordering::Release);
-    link.attempts.fetch_add(1, Ordering::AcqRel);
+    link.attempted[lane].store(true, Ordering::Release);
     if link.is_up() {
         tracing::info!(peer = %link.name, "connected");
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -63,12 +63,18 @@ pub(super) struct Link {
     pub name: NodeName,
     pub lanes: [Arc<Lane>; 2],
     pub up: [AtomicBool; 2],
-    /// Attempts to connect that have ended, of both lanes.
-    pub attempts: AtomicU64,
+    /// Whether an attempt to connect has ended, by lane.
+    pub attempted: [AtomicBool; 2],
     pub channel: Mutex<Option<Channel>>,
 }
 
 impl Link {
+    fn was_attempted(&self) -> bool {
+        self.attempted
+            .iter()
+            .all(|ended| ended.load(Ordering::Acquire))
+    }
+
     /// Whether all connections stand.
     pub fn is_up(&self) -> bool {
         self.up.iter().all(|up| up.load(Ordering::Acquire))
@@ -128,7 +134,7 @@ impl Links {
             name: name.clone(),
             lanes: std::array::from_fn(|_| Arc::new(Lane::new(Arc::clone(&budget)))),
             up: Default::default(),
-            attempts: AtomicU64::new(0),
+            attempted: Default::default(),
             channel: Mutex::new(None),
         }));
         id
@@ -249,7 +255,7 @@ impl Links {
                 .iter()
                 .map(|link| (link.name.clone(), link.is_up()))
                 .collect(),
-            all_attempted: links.iter().all(|l| l.attempts.load(Ordering::Acquire) > 0),
+            all_attempted: links.iter().all(|l| l.was_attempted()),
         };
         self.states.send_if_modified(|now| {
             let changed = *now != states;

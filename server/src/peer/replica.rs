@@ -18,7 +18,7 @@ use super::{
 use crate::{
     coordinator::{Coordinator, Origin, ReplySink},
     counters::{Counters, add},
-    limits::LOADS_MAX,
+    limits::{LOADS_MAX, PEER_STREAMS_MAX},
     pool::EnginePool,
     view::{View, Views},
     wire::{decode_object, encode_object},
@@ -71,10 +71,17 @@ impl Replica {
     }
 
     /// Opens the replies of a new incoming stream.
-    pub(super) fn open(&self) -> (Arc<Outbox>, Outgoing) {
+    ///
+    /// # Errors
+    /// `OVERLOADED`: there are too many.
+    pub(super) fn open(&self) -> Result<(Arc<Outbox>, Outgoing), Failure> {
         let outbox = Arc::new(Outbox::default());
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.retain(|stream| stream.strong_count() > 0);
+        if streams.len() >= PEER_STREAMS_MAX {
+            let why = "this node has as many streams of peers as it may";
+            return Err(Failure::new(Reason::Overloaded, why).with("limit", PEER_STREAMS_MAX));
+        }
         streams.push(Arc::downgrade(&outbox));
         drop(streams);
         // Registered before it is told: no group can fall between the two.
@@ -83,7 +90,7 @@ impl Replica {
             outbox: Arc::clone(&outbox),
             fences: self.parts.fences.clone(),
         };
-        (outbox, outgoing)
+        Ok((outbox, outgoing))
     }
 
     /// The log is durable to `sequence`: acknowledges what peers wait for. One call per group of the log.
@@ -148,11 +155,12 @@ impl Replica {
     }
 
     fn apply_stores(&self, stores: Vec<peer::Store>, answers: &mut Answers) {
+        let view = self.parts.views.current();
         add(&self.parts.counters.replica_stores, stores.len());
         for store in stores {
             let buffered = store.buffered;
             let id = store.id;
-            match self.merge(store) {
+            match self.merge(&view, store) {
                 Ok(_) if buffered => answers.stored.push(id),
                 Ok(sequence) => answers.waiting.push((sequence, id)),
                 Err(reason) => answers.refuse(id, reason, 0),
@@ -160,8 +168,12 @@ impl Replica {
         }
     }
 
-    fn merge(&self, store: peer::Store) -> Result<u64, Reason> {
+    fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
         let key = key_from_wire(&store.key)?;
+        // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped.
+        if !view.is_mine(view.layout().partition_of(Token(key.token()))) {
+            return Err(Reason::NotSynced);
+        }
         let object = decode_object(store.object).map_err(|why| {
             tracing::warn!(%why, "refused an object of a peer");
             Reason::BadRequest
@@ -199,7 +211,7 @@ impl Replica {
     /// Answers one digest or fetch; hands it back if the engine must be asked first.
     fn read(&self, view: &View, wanted: Missed, answers: &mut Answers) -> Option<Missed> {
         let partition = view.layout().partition_of(Token(wanted.key.token()));
-        if !view.is_synced(view.me(), partition) {
+        if !view.is_mine_and_synced(partition) {
             answers.refuse(wanted.id, Reason::NotSynced, 0);
             return None;
         }

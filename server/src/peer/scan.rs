@@ -23,6 +23,9 @@ impl ScanParts {
     /// One page of a token range. Blocks.
     pub fn page(&self, request: &peer::ScanRequest) -> Result<peer::ScanResponse, Failure> {
         let view = self.views.current();
+        if request.first_token > request.last_token {
+            return Ok(peer::ScanResponse::default());
+        }
         let after = (!request.after.is_empty()).then_some(&request.after[..]);
         let page = self
             .store
@@ -38,10 +41,8 @@ impl ScanParts {
             })?;
         let first = view.layout().partition_of(Token(request.first_token));
         let last = view.layout().partition_of(Token(request.last_token));
-        let unsynced = view
-            .unsynced(view.me())
-            .range(first..=last.max(first))
-            .copied();
+        let partitions = (first.0..=last.0).map(PartitionId);
+        let unsynced = partitions.filter(|&partition| !view.is_mine_and_synced(partition));
         let damaged = page
             .quarantined
             .iter()

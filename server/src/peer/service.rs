@@ -84,7 +84,7 @@ impl Peer for PeerService {
         request: Request<Streaming<peer::Batch>>,
     ) -> Result<Response<ExchangeStream>, Status> {
         let replica = Arc::clone(self.data()?);
-        let (outbox, outgoing) = replica.open();
+        let (outbox, outgoing) = replica.open()?;
         let reader = tokio::spawn(read(request.into_inner(), replica, outbox));
         Ok(Response::new(ExchangeStream {
             outgoing,

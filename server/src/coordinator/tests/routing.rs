@@ -171,3 +171,43 @@ async fn exchange(
         .expect("opens")
         .into_inner()
 }
+
+#[tokio::test]
+async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
+    let cluster = Cluster::start(Options {
+        nodes: 5,
+        ..Options::default()
+    })
+    .await;
+    let (outsider, owner) = outsider_and_owner(&cluster, "k");
+    let to = owner.data.links.peer(&outsider.name);
+    let mut client = owner.data.links.client(to).expect("connected");
+    let framed = bytes::Bytes::from_static(b"\0\x07defaultk");
+    let fence = peer::Fence {
+        cluster_id: CLUSTER.0,
+        epoch: 1,
+        store_id: 1,
+        durable_sequence: 0,
+    };
+    let batch = peer::Batch {
+        fence: Some(fence),
+        stores: vec![peer::Store {
+            id: 1,
+            key: framed.clone(),
+            ..peer::Store::default()
+        }],
+        digests: vec![peer::Digest {
+            id: 2,
+            key: framed.clone(),
+        }],
+        fetches: vec![peer::Fetch { id: 3, key: framed }],
+        ..peer::Batch::default()
+    };
+    let replies = exchange(&mut client, batch).await.message().await;
+    let refused = replies.expect("answers").expect("a message").refused;
+    let refused: Vec<_> = refused.iter().map(|r| (r.id, r.reason.as_str())).collect();
+    assert_eq!(
+        refused,
+        [(1, "NOT_SYNCED"), (2, "NOT_SYNCED"), (3, "NOT_SYNCED")]
+    );
+}
