@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    Error,
+    Error, Kind,
     inner::Inner,
     policy::{self, ATTEMPTS_MAX, Decision},
     session::{Session, refusal},
@@ -55,7 +55,7 @@ impl Inner {
                 Err(_) if spare => Error::silent(node.address()),
                 Err(_) => Error::unanswered(node.address(), false),
             };
-            if error.is_unreachable() && others {
+            if error.kind() == Kind::Unavailable && error.failure().is_none() && others {
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,7 +1,5 @@
 //! One call from its first attempt to its answer.
 //!
-//! A node that cannot be reached is no attempt while there is another: nothing was sent.
-//!
 //! *Invariant:* one deadline around all attempts, one request id in all of them, and an error that is ambiguous if any
 //! attempt was. A call that is dropped leaves nothing behind but the attempts on their way, which hold their own
 //! credit and sequence.
@@ -99,7 +97,6 @@ impl Call {
     async fn run(&self, inner: &Arc<Inner>) -> Result<operation_result::Kind, Error> {
         let mut attempt = 0;
         let mut ambiguous = false;
-        let mut unreachable = 0;
         let mut target = None;
         let mut failed: Option<Arc<Session>> = None;
         loop {
@@ -111,10 +108,6 @@ impl Call {
                 Err(error) => error,
             };
             ambiguous |= error.is_ambiguous();
-            if error.is_unreachable() && unreachable < inner.nodes_left() {
-                unreachable += 1;
-                continue;
-            }
             if error.kind() == Kind::Misrouted {
                 inner.refresh();
             }

@@ -270,11 +270,6 @@ impl Error {
         self
     }
 
-    /// Whether nothing was sent because the node could not be reached.
-    pub(crate) fn is_unreachable(&self) -> bool {
-        self.kind() == Kind::Unavailable && self.failure().is_none()
-    }
-
     /// The node that the server says to ask instead.
     pub(crate) fn named_node(&self) -> Option<&str> {
         self.failure()?.metadata.get("node").map(String::as_str)

@@ -23,7 +23,7 @@ use crate::{
     options::Criticality,
     random::Random,
     route::{Ring, View},
-    session::{Health, Parts, Session},
+    session::{Parts, Session},
 };
 
 /// The namespace of keys that name none; on the wire it is empty.
@@ -155,18 +155,6 @@ impl Inner {
         }
         nodes.sort_by_key(|node| node.health());
         nodes
-    }
-
-    /// How many nodes of the layout, and endpoints beside them, are not known to be out of reach. None without a layout.
-    pub(crate) fn nodes_left(&self) -> usize {
-        let is_left = |node: &&Arc<Session>| node.health() != Health::Down;
-        self.view().map_or(0, |view| {
-            view.sessions
-                .iter()
-                .chain(&view.seeds)
-                .filter(is_left)
-                .count()
-        })
     }
 
     /// Replaces what the client routes by.

@@ -15,13 +15,13 @@ pub(super) fn wire_layout(state: &State) -> v1::Layout {
         .iter()
         .enumerate()
         .filter(|(_, node)| node.is_member);
-    let member = |(number, node): (usize, &Node)| v1::Member {
+    let member = |(number, _): (usize, &Node)| v1::Member {
         name: name(number),
         placement_id: number as u64 + 1,
         store_id: number as u64 + 1001,
         tokens: 256,
         zone: String::new(),
-        client_addr: node.advertised.clone().unwrap_or_else(|| address(number)),
+        client_addr: address(number),
         peer_addr: address(number),
         http_addr: address(number),
     };

@@ -127,8 +127,6 @@ struct Node {
     draining: bool,
     unsynced: Vec<u32>,
     connections: Vec<AbortHandle>,
-    /// The address that the layout tells clients, if it is not the right one.
-    advertised: Option<String>,
     /// Whether the layout lists it.
     is_member: bool,
 }
@@ -234,11 +232,6 @@ impl FakeCluster {
     /// Names the partitions that a node owns and does not hold whole.
     pub fn set_unsynced(&self, node: usize, partitions: impl IntoIterator<Item = u32>) {
         self.lock().nodes[node].unsynced = partitions.into_iter().collect();
-    }
-
-    /// Lets the layout tell clients another address of a node, such as one that means nothing outside of its network.
-    pub fn advertise(&self, node: usize, address: impl Into<String>) {
-        self.lock().nodes[node].advertised = Some(address.into());
     }
 
     /// Adds a node to the cluster and its layout, which gets a new epoch. Gives the node's number.

@@ -217,25 +217,3 @@ async fn without_any_node_the_words_name_the_endpoint() {
     cluster.start(1);
     client.get("k").await.unwrap();
 }
-
-#[tokio::test(start_paused = true)]
-async fn advertised_addresses_that_mean_nothing_here_leave_the_endpoints() {
-    let cluster = FakeCluster::new(5);
-    for node in 0..5 {
-        cluster.advertise(node, format!("inside-{node}:7400"));
-    }
-    let client = cluster
-        .client_builder()
-        .endpoints(["n1.fake:7400"])
-        .build()
-        .unwrap();
-    for i in 0..20 {
-        client.put(format!("k{i}"), "v").await.unwrap();
-    }
-    let seen = cluster.seen();
-    assert!(
-        seen.iter()
-            .all(|seen| seen.node == "n1" && seen.attempt == 0)
-    );
-    assert_eq!(seen.len(), 20);
-}

@@ -149,7 +149,7 @@ impl Inner {
                 .min()
                 .cloned()
             else {
-                return Ok(true);
+                return Ok(snapshot.end.is_none());
             };
             if snapshot.end.as_ref().is_some_and(|end| key > *end) {
                 return Ok(false);

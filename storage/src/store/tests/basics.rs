@@ -1,6 +1,7 @@
 //! One promise of the store at a time.
 
 use super::rig::{Rig, applied, foreign, key, put, small_config};
+use crate::key::Key;
 use crate::store::{DrainStep, Read, StoreFull, WriteLimits, WriteRefused, Written};
 use crate::version::{NewPayload, Object, RequestId, Write};
 
@@ -424,4 +425,28 @@ fn siblings_and_sizes_of_all_kinds_come_back() {
     let values = rig.values(&key(100));
     assert_eq!(values.len(), 64);
     assert!((0..64_u8).all(|number| values.iter().any(|value| value[..] == [number; 300])));
+}
+
+/// Empty entries of the table count toward what a page takes from it, and are no reason to end the scan.
+#[test]
+fn a_scan_goes_on_past_entries_that_hold_nothing() {
+    let mut rig = rig();
+    let token = key(1).token();
+    let keys =
+        ["a", "b", "c"].map(|name| Key::new(token, b"n", name.as_bytes()).expect("a short key"));
+    rig.store().load(&keys[..2]).expect("the engine is well");
+    applied(rig.put(&keys[2], b"v", None));
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = rig
+            .store()
+            .scan(token, after.as_deref(), token, 1, 1 << 20)
+            .expect("the engine is well");
+        found.extend(page.records.into_iter().map(|(key, _)| key));
+        match page.next {
+            Some(next) => after = Some(next.framed().to_vec()),
+            None => break,
+        }
+    }
+    assert_eq!(found, [keys[2].clone()]);
 }
