@@ -96,3 +96,58 @@ fn owners(
         .map(|&owner| layout.members()[usize::from(owner)].placement_id)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Kind, sized};
+
+    fn members_of(count: u32) -> Layout {
+        sized(64, 2, Kind::Equal.members(0, count))
+    }
+
+    fn between(old: &Layout, new: &Layout) -> Moves {
+        let place = |layout| Placement::compute(layout).expect("small enough");
+        moved((old, &place(old)), (new, &place(new)))
+    }
+
+    #[test]
+    fn a_second_member_gets_a_copy_of_everything() {
+        let moves = between(&members_of(1), &members_of(2));
+        assert_eq!((moves.total(), moves.fair_share()), (64, 64.0));
+        let newcomer = Kind::Equal.member(0, 1).placement_id;
+        assert_eq!(
+            (moves.acquired(newcomer), moves.members[&newcomer].released),
+            (64, 0)
+        );
+    }
+
+    #[test]
+    fn what_is_acquired_was_released() {
+        let (old, new) = (members_of(5), members_of(6));
+        let (join, leave) = (between(&old, &new), between(&new, &old));
+        // As many owners before as after, so every copy that comes to one leaves another, and back again.
+        for moves in [&join, &leave] {
+            assert_eq!(moves.members.len(), 6);
+            assert_eq!(
+                moves.total(),
+                moves.members.values().map(|member| member.released).sum()
+            );
+        }
+        for (id, member) in &join.members {
+            assert_eq!(
+                (member.acquired, member.released),
+                (leave.members[id].released, leave.members[id].acquired)
+            );
+        }
+        assert!((join.fair_share() - 128.0 / 6.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn no_change_moves_nothing() {
+        let layout = members_of(4);
+        let moves = between(&layout, &layout);
+        assert_eq!((moves.total(), moves.fair_share()), (0, 0.0));
+        assert_eq!(moves.acquired(PlacementId(0)), 0);
+    }
+}

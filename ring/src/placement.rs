@@ -31,8 +31,8 @@ use assign::Assignment;
 pub use walk::vnode_tokens;
 use zones::Zones;
 
-/// The most (partition, member) pairs that a placement is computed from: 512 MiB while it is.
-pub const PAIRS_MAX: u64 = 1 << 25;
+/// The most (partition, member) pairs that a placement is computed from: 256 MiB while it is.
+pub const PAIRS_MAX: u64 = 1 << 24;
 
 /// The owners and fallbacks of every partition of one layout.
 #[derive(Debug, Clone, PartialEq, Eq)]

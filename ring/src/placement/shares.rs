@@ -153,3 +153,58 @@ fn raise(
         held[zones.of_member[member]] += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(partitions: u32, replicas: u32, tokens: &[u32], names: &[&str]) -> (Vec<f64>, Vec<u32>) {
+        let zones = Zones::new(names, replicas);
+        let targets = targets(partitions, replicas, tokens, &zones);
+        let limits = limits(partitions, replicas, &targets, &zones);
+        (
+            targets
+                .into_iter()
+                .map(|target| target as f64 / 2_f64.powi(32))
+                .collect(),
+            limits,
+        )
+    }
+
+    #[test]
+    fn shares_follow_tokens() {
+        let (targets, limits) = of(1024, 3, &[256; 6], &[""; 6]);
+        assert_eq!((targets, limits), (vec![512.0; 6], vec![527; 6]));
+        let (targets, _) = of(1024, 1, &[256, 256, 512], &[""; 3]);
+        assert_eq!(targets, [256.0, 256.0, 512.0]);
+    }
+
+    #[test]
+    fn nobody_owns_a_partition_twice() {
+        // 4/8 of 3,072 copies would be 1,536; two members stop at 1,024 and the others share the rest.
+        let (targets, limits) = of(1024, 3, &[256, 512, 1024, 256], &[""; 4]);
+        assert_eq!(targets, [512.0, 1024.0, 1024.0, 512.0]);
+        assert_eq!(limits, [527, 1024, 1024, 527]);
+    }
+
+    #[test]
+    fn zones_take_their_share_whatever_their_size() {
+        let (targets, limits) = of(1024, 3, &[256; 6], &["a", "b", "b", "c", "c", "c"]);
+        let third = 1024.0 / 3.0;
+        for (target, expected) in targets
+            .iter()
+            .zip([1024.0, 512.0, 512.0, third, third, third])
+        {
+            assert!((target - expected).abs() < 1e-6, "{targets:?}");
+        }
+        assert_eq!(limits, [1024, 527, 527, 351, 351, 351]);
+    }
+
+    #[test]
+    fn limits_rise_where_whole_partitions_are_too_coarse() {
+        let (_, limits) = of(1024, 3, &[256; 99], &[""; 99]);
+        assert_eq!(limits, [32; 99]);
+        let (_, limits) = of(2, 1, &[256; 5], &[""; 5]);
+        assert_eq!(limits, [1; 5]);
+    }
+}

@@ -276,11 +276,11 @@ fn too_many_pairs_are_refused() {
     let layout = sized(
         65_536,
         3,
-        (0..513).map(|n| member(0, n, 1, String::new())).collect(),
+        (0..257).map(|n| member(0, n, 1, String::new())).collect(),
     );
     let refused = PlacementError::TooLarge {
         partitions: 65_536,
-        members: 513,
+        members: 257,
     };
     assert_eq!(Placement::compute(&layout), Err(refused));
 }

@@ -63,3 +63,37 @@ impl Zones {
         self.base[zone] + u32::from(self.may_exceed[zone] && self.extras > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The least and the most owners of each zone, zones in the order in which they first appear.
+    fn spread(names: &[&str], replicas: u32) -> Vec<(u32, u32)> {
+        let zones = Zones::new(names, replicas);
+        (0..zones.count())
+            .map(|zone| (zones.base[zone], zones.most(zone)))
+            .collect()
+    }
+
+    #[test]
+    fn owners_are_spread_as_evenly_as_zones_allow() {
+        // Enough zones: one each, or none.
+        assert_eq!(spread(&["a", "b", "c", "a"], 3), [(1, 1), (1, 1), (1, 1)]);
+        assert_eq!(spread(&["a", "b", "c", "d"], 3), [(0, 1); 4]);
+        // Too few: two and one, either way round.
+        assert_eq!(spread(&["a", "a", "b", "b"], 3), [(1, 2), (1, 2)]);
+        // One is too small for more than one.
+        assert_eq!(spread(&["a", "a", "a", "b"], 3), [(2, 2), (1, 1)]);
+        assert_eq!(
+            spread(&["a", "a", "a", "b", "c", "c"], 5),
+            [(2, 2), (1, 1), (2, 2)]
+        );
+        assert_eq!(spread(&["a", "a"], 2), [(2, 2)]);
+    }
+
+    #[test]
+    fn a_member_without_a_zone_is_one_of_its_own() {
+        assert_eq!(spread(&["", "", "a", "a"], 2), [(0, 1); 3]);
+    }
+}
