@@ -28,6 +28,8 @@ const MAX_VALUE_BYTES: u64 = 1 << 20;
 const MAX_KEYS: u64 = 100_000_000;
 /// Significant digits of the latencies.
 const DIGITS: u8 = 3;
+/// Longer latencies are counted as this long, in microseconds.
+const MAX_LATENCY_US: u64 = 600_000_000;
 /// Tries of a key that is loaded before the run.
 const LOAD_TRIES: u32 = 10;
 /// Pause after an error, so that a dead cluster is not asked in a tight loop.
@@ -135,7 +137,7 @@ struct Tally {
 impl Tally {
     fn new() -> Self {
         Tally {
-            latency: Histogram::new(DIGITS).expect("3 digits are in range"),
+            latency: Histogram::new_with_max(MAX_LATENCY_US, DIGITS).expect("these are in range"),
             errors: 0,
             last_error: None,
         }
@@ -144,7 +146,7 @@ impl Tally {
     fn add(&mut self, other: Tally) {
         self.latency
             .add(&other.latency)
-            .expect("both resize themselves");
+            .expect("both have the same bounds");
         self.errors += other.errors;
         self.last_error = other.last_error.or(self.last_error.take());
     }
@@ -296,6 +298,19 @@ mod tests {
     fn names_have_sixteen_bytes() {
         assert_eq!(name(0).len(), 16);
         assert_eq!(name(MAX_KEYS).len(), 16);
+    }
+
+    #[test]
+    fn latencies_of_all_writers_are_counted_as_they_were() {
+        let mut total = Tally::new();
+        for us in [1, 400, 90_000, u64::MAX] {
+            let mut one = Tally::new();
+            one.latency.saturating_record(us);
+            total.add(one);
+        }
+        let at = |quantile| total.latency.value_at_quantile(quantile);
+        assert_eq!((at(0.25), at(0.5), total.latency.len()), (1, 400, 4));
+        assert!(at(1.0) >= MAX_LATENCY_US);
     }
 
     #[test]

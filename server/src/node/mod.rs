@@ -237,8 +237,9 @@ impl Node {
             engine: Arc::clone(&self.parts.engine),
             chance: Box::new(move || chance.random()),
         };
-        let opened =
-            Store::open(parts, &store_config).map_err(|error| Fatal::Start(error.to_string()))?;
+        let opened = Store::open(parts, &store_config).map_err(|error| {
+            Fatal::Start(format!("{}: {error}", self.config.data_dir.display()))
+        })?;
         let store = opened.store.clone();
         let (driven, report) =
             self.parts.driver.start(opened).map_err(|error| {

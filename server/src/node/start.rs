@@ -34,12 +34,12 @@ pub struct Home {
 
 /// Locks the directory and reads, or makes, its identity.
 pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Result<Home, Fatal> {
-    let lock = disk
-        .lock(LOCK_FILE)
-        .map_err(|error| Fatal::Start(error.to_string()))?;
+    let fail = |error: &dyn std::fmt::Display| {
+        Fatal::Start(format!("{}: {error}", config.data_dir.display()))
+    };
+    let lock = disk.lock(LOCK_FILE).map_err(|e| fail(&e))?;
     let make = || Identity::new(chance.random(), chance.random(), config.name.as_str());
-    let identity = IdentityFile::load_or_create(Arc::clone(disk), make)
-        .map_err(|error| Fatal::Start(error.to_string()))?;
+    let identity = IdentityFile::load_or_create(Arc::clone(disk), make).map_err(|e| fail(&e))?;
     let current = identity.current();
     if current.node_name != config.name {
         return Err(Fatal::Start(format!(
