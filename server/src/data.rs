@@ -82,7 +82,7 @@ impl DataPath {
             counters: Arc::clone(&parts.counters),
             client_id: parts.client_id,
         });
-        let replica_heard = Arc::clone(&parts.heard);
+        let carried = carry_heard(Arc::clone(&parts.heard), parts.store.clone());
         let replica = Replica::new(ReplicaParts {
             views: parts.views,
             fences,
@@ -92,7 +92,6 @@ impl DataPath {
             coordinator: Arc::clone(&coordinator),
             counters: parts.counters,
         });
-        let (heard, store) = (Arc::clone(&replica_heard), parts.store.clone());
         let follow = follow_log(
             parts.store.durable(),
             Arc::clone(&coordinator),
@@ -101,7 +100,7 @@ impl DataPath {
         let tasks = vec![
             tokio::spawn(Arc::clone(&coordinator).run()).abort_handle(),
             tokio::spawn(follow).abort_handle(),
-            tokio::spawn(carry_heard(heard, store)).abort_handle(),
+            tokio::spawn(carried).abort_handle(),
         ];
         links.start(Arc::clone(&coordinator) as Arc<dyn LinkEvents>);
         DataPath {
