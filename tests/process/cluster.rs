@@ -1,0 +1,272 @@
+//! Real nodes: one process each, real disks, real sockets on the loopback, ended by their own ids.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long a node may take until it is ready before a test gives up on it.
+const READY_SECONDS_MAX: u64 = 60;
+/// How long a node may take to end after a signal.
+const EXIT_SECONDS_MAX: u64 = 30;
+
+/// The binary under test.
+pub fn ringfort() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_ringfort"))
+}
+
+/// One node: its addresses, its data directory, and its process while it runs.
+pub struct Node {
+    pub name: String,
+    pub client: SocketAddr,
+    pub peer: SocketAddr,
+    pub http: SocketAddr,
+    pub data_dir: PathBuf,
+    process: Option<Child>,
+}
+
+/// A cluster in a temporary directory. Dropping it ends what still runs.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    initial: String,
+    extra: Vec<String>,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts `count` nodes and waits until all are ready.
+    pub fn start(count: usize) -> Cluster {
+        Cluster::start_with(count, &[])
+    }
+
+    /// Starts `count` nodes with further arguments to `serve`, and waits until all are ready.
+    pub fn start_with(count: usize, extra: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(count, extra);
+        cluster.start_all();
+        cluster
+    }
+
+    /// Chooses ports and directories, and starts nothing.
+    pub fn prepare(count: usize, extra: &[&str]) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ports = free_ports(3 * count);
+        let nodes: Vec<Node> = (0..count)
+            .map(|i| Node {
+                name: format!("n{}", i + 1),
+                client: ports[3 * i],
+                peer: ports[3 * i + 1],
+                http: ports[3 * i + 2],
+                data_dir: dir.path().join(format!("n{}", i + 1)),
+                process: None,
+            })
+            .collect();
+        let initial = nodes
+            .iter()
+            .map(|node| format!("{}={}", node.name, node.peer))
+            .collect::<Vec<_>>()
+            .join(",");
+        Cluster {
+            nodes,
+            initial,
+            extra: extra.iter().map(|arg| (*arg).to_owned()).collect(),
+            _dir: dir,
+        }
+    }
+
+    /// Starts every node that does not run, side by side, and waits until all are ready.
+    pub fn start_all(&mut self) {
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].process.is_none() {
+                self.spawn(i);
+            }
+        }
+        for i in 0..self.nodes.len() {
+            self.wait_ready(i);
+        }
+    }
+
+    /// The command that serves node `i`.
+    pub fn command(&self, i: usize) -> Command {
+        let node = &self.nodes[i];
+        let mut command = ringfort();
+        command
+            .args(["serve", "--name", &node.name])
+            .arg("--data-dir")
+            .arg(&node.data_dir)
+            .args(["--client-addr", &node.client.to_string()])
+            .args(["--peer-addr", &node.peer.to_string()])
+            .args(["--http-addr", &node.http.to_string()])
+            .args(["--initial", &self.initial])
+            .args(&self.extra);
+        command
+    }
+
+    /// Starts node `i` and does not wait for it. What it says goes to `<data directory>.log`.
+    pub fn spawn(&mut self, i: usize) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path(i))
+            .expect("the node's log file");
+        let child = self
+            .command(i)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.nodes[i].process = Some(child);
+    }
+
+    /// Where node `i`'s words go.
+    pub fn log_path(&self, i: usize) -> PathBuf {
+        self.nodes[i].data_dir.with_extension("log")
+    }
+
+    /// What node `i` said so far.
+    pub fn log(&self, i: usize) -> String {
+        std::fs::read_to_string(self.log_path(i)).unwrap_or_default()
+    }
+
+    /// Starts node `i` again and waits until it is ready.
+    pub fn restart(&mut self, i: usize) {
+        self.spawn(i);
+        self.wait_ready(i);
+    }
+
+    /// kill -9, and waits until the process is gone.
+    pub fn kill(&mut self, i: usize) {
+        if let Some(mut child) = self.nodes[i].process.take() {
+            child.kill().expect("the process is ours");
+            child.wait().expect("the process is our child");
+        }
+    }
+
+    /// kill -9 of all at once, then waits until all are gone.
+    pub fn kill_all(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.process {
+                child.kill().expect("the process is ours");
+            }
+        }
+        for i in 0..self.nodes.len() {
+            self.kill(i);
+        }
+    }
+
+    /// Sends SIGTERM to node `i` and waits for its end.
+    pub fn terminate(&mut self, i: usize) -> ExitStatus {
+        let mut child = self.nodes[i].process.take().expect("the node runs");
+        signal(&child, libc::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(EXIT_SECONDS_MAX);
+        loop {
+            if let Some(status) = child.try_wait().expect("our child") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("{} did not end after SIGTERM:\n{}", i, self.log(i));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether node `i`'s process still runs.
+    pub fn is_running(&mut self, i: usize) -> bool {
+        match &mut self.nodes[i].process {
+            Some(child) => child.try_wait().expect("our child").is_none(),
+            None => false,
+        }
+    }
+
+    /// The client addresses, as `--endpoints` takes them.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.client.to_string()).collect()
+    }
+
+    fn wait_ready(&mut self, i: usize) {
+        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        while Instant::now() < deadline {
+            if http_status(self.nodes[i].http, "/readyz") == Some(200) {
+                return;
+            }
+            if !self.is_running(i) {
+                panic!("{} ended at its start:\n{}", self.nodes[i].name, self.log(i));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{} is not ready:\n{}", self.nodes[i].name, self.log(i));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for i in 0..self.nodes.len() {
+                eprintln!("--- {} said:\n{}", self.nodes[i].name, tail(&self.log(i)));
+            }
+        }
+        self.kill_all();
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+fn signal(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).expect("a pid is an i32");
+    // SAFETY: kill(2) takes no pointers; the pid is that of a child not yet waited for, so it cannot name another process.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::kill(pid, signal) };
+    assert_eq!(result, 0, "the process is ours");
+}
+
+/// The status code of a GET, or `None` where nothing answers.
+pub fn http_status(addr: SocketAddr, path: &str) -> Option<u16> {
+    http_get(addr, path).map(|(status, _)| status)
+}
+
+/// Status code and body of a GET.
+pub fn http_get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Some((status, body.to_owned()))
+}
+
+/// Ports that were free a moment ago. They are held together, so that all differ.
+pub fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().expect("it is bound"))
+        .collect()
+}
+
+/// Copies a directory tree of plain files.
+pub fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the target");
+    for entry in std::fs::read_dir(from).expect("the source") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("its type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copied file");
+        }
+    }
+}

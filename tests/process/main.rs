@@ -1,0 +1,7 @@
+//! Ringfort as a user has it: real processes, killed for real.
+
+mod bad_input;
+mod cluster;
+mod kill;
+mod main_job;
+mod writers;
