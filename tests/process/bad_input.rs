@@ -28,11 +28,23 @@ fn refusal(cluster: &Cluster, args: &[&str]) -> (i32, String) {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{args:?}: {error}: {output:?}"));
     let reason = answer["error"]["reason"].as_str().unwrap_or_default();
-    (output.status.code().expect("an exit code"), reason.to_owned())
+    (
+        output.status.code().expect("an exit code"),
+        reason.to_owned(),
+    )
 }
 
 fn assert_serves(cluster: &Cluster) {
-    let put = run(cluster, &["put", "alive", "yes", "--context", &context(cluster, "alive")]);
+    let put = run(
+        cluster,
+        &[
+            "put",
+            "alive",
+            "yes",
+            "--context",
+            &context(cluster, "alive"),
+        ],
+    );
     assert!(put.status.success(), "{put:?}");
     let get = run(cluster, &["get", "alive"]);
     assert_eq!((get.status.code(), get.stdout), (Some(0), b"yes".to_vec()));
@@ -61,10 +73,22 @@ fn the_command_line_answers_each_refusal_with_its_code() {
         (vec!["put", "k", "v", "-w", "4"], 2, "BAD_QUORUM"),
         (vec!["get", "k", "-r", "0"], 2, "BAD_QUORUM"),
         (vec!["get", "k", "-r", "4"], 2, "BAD_QUORUM"),
-        (vec!["put", "k", "v", "--context", "bm90IGEgY29udGV4dA=="], 2, "BAD_CONTEXT"),
-        (vec!["delete", "k", "--context", "bm90IGEgY29udGV4dA=="], 2, "BAD_CONTEXT"),
+        (
+            vec!["put", "k", "v", "--context", "bm90IGEgY29udGV4dA=="],
+            2,
+            "BAD_CONTEXT",
+        ),
+        (
+            vec!["delete", "k", "--context", "bm90IGEgY29udGV4dA=="],
+            2,
+            "BAD_CONTEXT",
+        ),
     ] {
-        assert_eq!(refusal(&cluster, &args), (code, reason.to_owned()), "{args:?}");
+        assert_eq!(
+            refusal(&cluster, &args),
+            (code, reason.to_owned()),
+            "{args:?}"
+        );
     }
 
     // A context of another key is refused, too.
@@ -94,14 +118,24 @@ fn a_value_over_the_limit_is_refused_and_one_at_the_limit_is_kept() {
         let path = dir.path().join("value");
         std::fs::write(&path, vec![7_u8; length]).expect("the value");
         ringfort()
-            .args(["--endpoints", &cluster.endpoints().join(","), "put", "big", "-", "--json"])
+            .args([
+                "--endpoints",
+                &cluster.endpoints().join(","),
+                "put",
+                "big",
+                "-",
+                "--json",
+            ])
             .stdin(std::fs::File::open(&path).expect("the value"))
             .output()
             .expect("the binary runs")
     };
     let over = put((1 << 20) + 1);
     assert_eq!(over.status.code(), Some(2), "{over:?}");
-    assert!(String::from_utf8_lossy(&over.stdout).contains("TOO_LARGE"), "{over:?}");
+    assert!(
+        String::from_utf8_lossy(&over.stdout).contains("TOO_LARGE"),
+        "{over:?}"
+    );
     let at = put(1 << 20);
     assert_eq!(at.status.code(), Some(0), "{at:?}");
     let get = run(&cluster, &["get", "big"]);
@@ -180,7 +214,10 @@ fn a_node_refuses_what_it_cannot_start_on() {
         .expect("it runs");
     assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
     let words = String::from_utf8_lossy(&unknown.stderr).into_owned();
-    assert!(words.contains("data_dri") && words.contains("data_dir"), "{words}");
+    assert!(
+        words.contains("data_dri") && words.contains("data_dir"),
+        "{words}"
+    );
     assert!(words.contains(":3"), "it names the line: {words}");
     assert_serves(&cluster);
 }
@@ -206,12 +243,23 @@ async fn blind_writes_end_in_a_typed_error_at_the_cap() {
         .filter(|error| error.to_string().contains("TOO_MANY_SIBLINGS"))
         .count();
     let read = client.get("pile").await.expect("it can be read");
-    assert_eq!(stored + refused, WRITES, "every write ends in one of the two");
-    assert!(refused > 0 && stored >= 64, "{stored} stored, {refused} refused");
+    assert_eq!(
+        stored + refused,
+        WRITES,
+        "every write ends in one of the two"
+    );
+    assert!(
+        refused > 0 && stored >= 64,
+        "{stored} stored, {refused} refused"
+    );
     assert!(read.siblings().len() >= 64 && read.siblings().len() <= 64 * 3);
     // The pile can be cleared by one write with its context.
     let context = read.context().expect("a context").clone();
-    client.put("pile", "one").context(context).await.expect("it merges");
+    client
+        .put("pile", "one")
+        .context(context)
+        .await
+        .expect("it merges");
     let read = client.get("pile").await.expect("it can be read");
     assert_eq!(read.siblings().len(), 1);
 }

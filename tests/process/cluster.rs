@@ -194,7 +194,11 @@ impl Cluster {
                 return;
             }
             if !self.is_running(i) {
-                panic!("{} ended at its start:\n{}", self.nodes[i].name, self.log(i));
+                panic!(
+                    "{} ended at its start:\n{}",
+                    self.nodes[i].name,
+                    self.log(i)
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }

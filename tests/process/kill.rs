@@ -75,6 +75,9 @@ async fn one_node_may_die_and_come_back_under_writes() {
     }
     stop.store(true, Ordering::Relaxed);
     let (ledger, tally) = writers.await.expect("the writers end");
-    eprintln!("{} writes acknowledged, {} failed", tally.acked, tally.failed);
+    eprintln!(
+        "{} writes acknowledged, {} failed",
+        tally.acked, tally.failed
+    );
     check(&client, &ledger).await;
 }

@@ -20,7 +20,11 @@ fn table(dir: &tempfile::TempDir) -> PathBuf {
     }
     let mut text = String::new();
     for row in 0..ROWS {
-        writeln!(text, "{row:04X};A ROW WITH THE NUMBER {row};Lo;0;L;;;;;N;;;;;").expect("a string");
+        writeln!(
+            text,
+            "{row:04X};A ROW WITH THE NUMBER {row};Lo;0;L;;;;;N;;;;;"
+        )
+        .expect("a string");
     }
     let path = dir.path().join("table.txt");
     std::fs::write(&path, text).expect("the file");
@@ -39,13 +43,30 @@ fn import_survives_the_death_of_a_node_and_reads_back_equal() {
     let rows: BTreeMap<String, String> = std::fs::read_to_string(&file)
         .expect("the table")
         .lines()
-        .map(|line| (line.split(';').next().expect("a key").to_owned(), line.to_owned()))
+        .map(|line| {
+            (
+                line.split(';').next().expect("a key").to_owned(),
+                line.to_owned(),
+            )
+        })
         .collect();
 
     let import = ringfort()
-        .args(["--endpoints", &cluster.nodes[0].client.to_string(), "import"])
+        .args([
+            "--endpoints",
+            &cluster.nodes[0].client.to_string(),
+            "import",
+        ])
         .arg(&file)
-        .args(["--format", "tsv", "--separator", ";", "--key-field", "0", "--json"])
+        .args([
+            "--format",
+            "tsv",
+            "--separator",
+            ";",
+            "--key-field",
+            "0",
+            "--json",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -68,10 +89,19 @@ fn import_survives_the_death_of_a_node_and_reads_back_equal() {
     assert_eq!(summary["failed"], 0);
 
     let export = ringfort()
-        .args(["--endpoints", &cluster.nodes[2].client.to_string(), "export", "--json"])
+        .args([
+            "--endpoints",
+            &cluster.nodes[2].client.to_string(),
+            "export",
+            "--json",
+        ])
         .output()
         .expect("the export runs");
-    assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+    assert!(
+        export.status.success(),
+        "{}",
+        String::from_utf8_lossy(&export.stderr)
+    );
     let mut found = BTreeMap::new();
     for line in stdout(&export).lines() {
         let entry: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
@@ -88,7 +118,12 @@ fn import_survives_the_death_of_a_node_and_reads_back_equal() {
 fn wait_for_keys(cluster: &Cluster, keys: u64) {
     for _ in 0..3000 {
         let status = ringfort()
-            .args(["--endpoints", &cluster.nodes[0].client.to_string(), "status", "--json"])
+            .args([
+                "--endpoints",
+                &cluster.nodes[0].client.to_string(),
+                "status",
+                "--json",
+            ])
             .output()
             .expect("status runs");
         let status: serde_json::Value = serde_json::from_str(&stdout(&status)).expect("JSON");

@@ -68,7 +68,10 @@ pub fn version_of(key: &str, bytes: &[u8]) -> u64 {
         .ok()
         .and_then(|digits| digits.parse().ok())
         .unwrap_or_else(|| panic!("{key}: not a value that a writer wrote"));
-    assert!(bytes == value(key, version), "{key}: version {version} came back changed");
+    assert!(
+        bytes == value(key, version),
+        "{key}: version {version} came back changed"
+    );
     version
 }
 
@@ -128,8 +131,8 @@ async fn write(
         match put.await {
             Ok(done) => {
                 known.acked = known.tried;
-                known.unsure = done.context().is_none();
-                known.context = done.context().cloned();
+                known.unsure = done.context.is_none();
+                known.context = done.context.clone();
                 tally.acked += 1;
             }
             Err(_) => {
@@ -150,13 +153,23 @@ pub async fn check(client: &Client, ledger: &Ledger) -> usize {
         let reads = chunk.iter().map(|(key, _)| read_patiently(client, key));
         for ((key, known), versions) in chunk.iter().zip(join_all(reads).await) {
             let newest = versions.iter().copied().max().unwrap_or(0);
-            assert!(newest <= known.tried, "{key}: version {newest} was never written");
+            assert!(
+                newest <= known.tried,
+                "{key}: version {newest} was never written"
+            );
             if newest < known.acked {
-                missing.push(format!("{key}: acknowledged {}, found {versions:?}", known.acked));
+                missing.push(format!(
+                    "{key}: acknowledged {}, found {versions:?}",
+                    known.acked
+                ));
             }
         }
     }
-    assert!(missing.is_empty(), "acknowledged writes are missing:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "acknowledged writes are missing:\n{}",
+        missing.join("\n")
+    );
     ledger.len()
 }
 
