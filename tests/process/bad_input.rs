@@ -66,8 +66,8 @@ fn the_command_line_answers_each_refusal_with_its_code() {
 
     let long_key = "k".repeat(401);
     for (args, code, reason) in [
-        (vec!["put", "", "v"], 2, "EMPTY_KEY"),
-        (vec!["get", ""], 2, "EMPTY_KEY"),
+        (vec!["put", "", "v"], 2, "BAD_USAGE"),
+        (vec!["get", ""], 2, "BAD_USAGE"),
         (vec!["put", &long_key, "v"], 2, "TOO_LARGE"),
         (vec!["put", "k", "v", "-w", "0"], 2, "BAD_QUORUM"),
         (vec!["put", "k", "v", "-w", "4"], 2, "BAD_QUORUM"),

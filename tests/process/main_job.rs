@@ -43,12 +43,8 @@ fn import_survives_the_death_of_a_node_and_reads_back_equal() {
     let rows: BTreeMap<String, String> = std::fs::read_to_string(&file)
         .expect("the table")
         .lines()
-        .map(|line| {
-            (
-                line.split(';').next().expect("a key").to_owned(),
-                line.to_owned(),
-            )
-        })
+        .map(|line| line.split_once(';').expect("a key and a value"))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
 
     let import = ringfort()
