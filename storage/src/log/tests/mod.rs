@@ -53,12 +53,11 @@ fn open(disk: &SimDisk, config: LogConfig) -> (Log, LogWriter, Records) {
 
 /// Steps until there is nothing more to do.
 fn run(writer: &mut LogWriter) -> LogStep {
-    loop {
-        match writer.step().expect("no fault is planned") {
-            LogStep::Worked => {}
-            step => return step,
-        }
-    }
+    let mut step = || writer.step().expect("no fault is planned");
+    (0..100_000)
+        .map(|_| step())
+        .find(|step| *step != LogStep::Worked)
+        .expect("work ends")
 }
 
 /// Appends a record, and writes it as a group of its own.

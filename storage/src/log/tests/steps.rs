@@ -257,13 +257,11 @@ fn a_failed_write_or_sync_ends_the_log() {
             let mut waiter = log.durable();
             waiter.mark_unchanged();
             disk.inject(let_pass, fault);
-            let failed = loop {
+            let mut fail = || {
                 log.append(|buffer| buffer.extend_from_slice(b"record"));
-                match writer.step() {
-                    Ok(_) => {}
-                    Err(failed) => break failed,
-                }
+                writer.step().err()
             };
+            let failed = (0..1_000).find_map(|_| fail()).expect("the fault strikes");
             let durable = log.durable_now();
             assert!(waiter.has_changed().unwrap(), "waiters wake");
             assert_eq!(log.failed(), Some(failed.clone()));
@@ -407,11 +405,9 @@ fn a_waiter_learns_of_durability_and_of_failure() {
     let mut waiting = Box::pin(log.wait_durable(second));
     assert!(waiting.as_mut().poll(&mut context).is_pending());
     disk.inject(0, Fault::SyncFails);
-    let failed = loop {
-        if let Err(failed) = writer.step() {
-            break failed;
-        }
-    };
+    let failed = (0..10)
+        .find_map(|_| writer.step().err())
+        .expect("the fault strikes");
     assert_eq!(
         waiting.as_mut().poll(&mut context),
         Poll::Ready(Err(failed))
