@@ -227,6 +227,7 @@ impl Reader<'_, '_> {
         }
         self.end = (position, at as u64);
         let rest = bytes.get(at..).unwrap_or_default();
+        // What was torn at the end of an earlier segment was cut, and told, by an earlier start.
         let torn = GroupHeader::resembles(rest, position.generation, self.expected);
         self.torn_tail = torn.then_some(TornTail {
             position,
@@ -270,15 +271,13 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    /// Something proves that everything before `first` was durable: what is not here is missing, and what was torn
-    /// at the end was cut before.
+    /// Something proves that everything before `first` was durable: what is not here is missing.
     fn proven(&mut self, first: u64) {
         if let Some(missing) = self.range(self.expected, first) {
             let (position, offset) = self.end;
             self.damaged(position, offset, Some(missing));
         }
         self.tail = None;
-        self.torn_tail = None;
     }
 
     /// The sequences from `first` to before `next` that are not applied.
