@@ -72,6 +72,8 @@ struct Node {
     log: PathBuf,
     args: Vec<String>,
     child: Option<Child>,
+    /// Where its log began when it was started.
+    log_from: u64,
 }
 
 /// Starts the cluster and watches it until it is told to stop.
@@ -158,6 +160,7 @@ fn plan(dev: &Dev) -> Result<Vec<Node>, CliError> {
                         data_dir,
                         args,
                         child: None,
+                        log_from: 0,
                     }
                 })
                 .collect()
@@ -178,6 +181,7 @@ impl Node {
         let exe = std::env::current_exe().map_err(|e| fail("the program's own path", e))?;
         let log = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
         let stdout = log(&self.log).map_err(|e| fail("its log", e))?;
+        self.log_from = stdout.metadata().map_or(0, |metadata| metadata.len());
         let stderr = stdout.try_clone().map_err(|e| fail("its log", e))?;
         let mut command = Command::new(exe);
         command.args(&self.args).stdout(stdout).stderr(stderr);
@@ -211,7 +215,7 @@ impl Node {
                     self.name,
                     process::ending(status),
                     self.log.display(),
-                    tail(&self.log)
+                    tail(&self.log, self.log_from)
                 )));
             }
             tokio::time::sleep(READY_PAUSE).await;
@@ -375,12 +379,14 @@ impl Stop {
     }
 }
 
-/// The end of a log file.
-fn tail(path: &Path) -> String {
+/// The end of a log file, and nothing from before `from`.
+fn tail(path: &Path, from: u64) -> String {
     let read = || {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        file.seek(SeekFrom::Start(
+            length.saturating_sub(LOG_TAIL_BYTES).max(from),
+        ))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())

@@ -273,3 +273,6 @@ fn member_decree(roster: &Roster) -> Result<Arc<Decree>, Fatal> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;
