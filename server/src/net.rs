@@ -17,7 +17,10 @@ use futures::{
     stream::{BoxStream, StreamExt},
 };
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tonic::transport::{Channel, Endpoint, server::Connected};
 
 /// HTTP/2 keepalive: a peer that is silent this long is asked whether it still lives.
@@ -37,6 +40,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 pub struct Conn {
     io: Box<dyn Io>,
     peer: Option<SocketAddr>,
+    /// Its place among the connections of a limited listener.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Conn {
@@ -48,6 +53,7 @@ impl Conn {
         Conn {
             io: Box::new(io),
             peer,
+            _place: None,
         }
     }
 }
@@ -118,6 +124,32 @@ pub struct Listener {
     pub local_addr: SocketAddr,
     /// Connections as they arrive. An error is one failed connection, not the end.
     pub incoming: BoxStream<'static, io::Result<Conn>>,
+}
+
+impl Listener {
+    /// At most `most` connections at once; more are closed as they come (I7).
+    #[must_use]
+    pub fn limited(self, most: usize) -> Self {
+        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let admit = move |conn: io::Result<Conn>| {
+            let place = places.clone().try_acquire_owned();
+            std::future::ready(match (conn, place) {
+                (Ok(conn), Ok(place)) => Some(Ok(Conn {
+                    _place: Some(place),
+                    ..conn
+                })),
+                (Ok(conn), Err(_)) => {
+                    tracing::warn!(?conn, most, "too many connections: closed one");
+                    None
+                }
+                (Err(error), _) => Some(Err(error)),
+            })
+        };
+        Listener {
+            local_addr: self.local_addr,
+            incoming: self.incoming.filter_map(admit).boxed(),
+        }
+    }
 }
 
 /// Binds ports and opens connections. [`TcpNet`] in production; a simulation brings its own.
@@ -291,6 +323,38 @@ mod tests {
         far.read_exact(&mut read).await.expect("open");
         assert_eq!(&read, b"ring");
         assert!(far.connect_info().0.is_some());
+    }
+
+    #[tokio::test]
+    async fn past_the_limit_connections_are_closed_until_one_ends() {
+        let (tell, arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let arrive = || {
+            tell.send(Conn::new(tokio::io::empty(), None))
+                .expect("listens")
+        };
+        let incoming = futures::stream::unfold(arrivals, |mut arrivals| async move {
+            Some((Ok(arrivals.recv().await?), arrivals))
+        });
+        let mut listener = Listener {
+            local_addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            incoming: incoming.boxed(),
+        }
+        .limited(2);
+        let mut open: Vec<_> = Vec::new();
+        for _ in 0..3 {
+            arrive();
+        }
+        for _ in 0..2 {
+            open.push(listener.incoming.next().await.expect("never ends"));
+        }
+        assert!(
+            futures::poll!(listener.incoming.next()).is_pending(),
+            "the third is closed"
+        );
+        open.pop();
+        arrive();
+        let next = listener.incoming.next().await.expect("never ends");
+        assert!(next.is_ok());
     }
 
     #[tokio::test]

@@ -144,7 +144,7 @@ settings! {
     initial: Vec<InitialMember> = Some(""), (value_name = "NAME=HOST:PORT,…");
     /// Peer addresses of members of an existing cluster
     seeds: Vec<HostPort> = Some(""), (value_name = "HOST:PORT,…");
-    /// Join without a staged layout change
+    /// Join without a staged layout change (no node can join in this version: no effect)
     auto_join: bool = Some("false"), (value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true);
     /// Failure domain; with as many zones as replicas no two copies share one
     zone: String = Some(""), (value_name = "ZONE");
@@ -160,6 +160,10 @@ settings! {
     table_bytes: ByteSize = Some("96MiB"), (value_name = "BYTES");
     /// Memory for sled's cache (it uses up to three times as much)
     sled_cache_bytes: ByteSize = Some("64MiB"), (value_name = "BYTES");
+    /// Below this much free space puts of clients are refused
+    free_space_floor: ByteSize = Some("256MiB"), (value_name = "BYTES");
+    /// Connections of clients at once
+    connections: usize = Some("4096"), (value_name = "COUNT");
     /// Operations that this node coordinates at once
     pending_operations: usize = Some("65536"), (value_name = "COUNT");
     /// Running request ids of one client

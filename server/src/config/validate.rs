@@ -187,6 +187,7 @@ impl Problems<'_> {
         let c = self.config;
         for (setting, bytes) in [
             ("table_bytes", c.table_bytes),
+            ("free_space_floor", c.free_space_floor),
             ("sled_cache_bytes", c.sled_cache_bytes),
         ] {
             self.check((MIN_MEMORY..=MAX_MEMORY).contains(&bytes), setting, || {
@@ -204,6 +205,7 @@ impl Problems<'_> {
             });
         }
         for (setting, count) in [
+            ("connections", c.connections),
             ("pending_operations", c.pending_operations),
             ("running_per_client", c.running_per_client),
             ("running_per_node", c.running_per_node),

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::join_all};
-use ringfort_proto::peer::{HelloRequest, HelloResponse, peer_client::PeerClient};
+use ringfort_proto::{
+    Failure, Reason,
+    peer::{HelloRequest, HelloResponse, peer_client::PeerClient},
+};
 use ringfort_ring::{Layout, NodeName};
 use tonic::transport::Channel;
 
@@ -77,7 +80,12 @@ async fn one(
     let answer = match tokio::time::timeout(timeout, client.hello(request)).await {
         Ok(Ok(response)) => Some(response.into_inner()),
         Ok(Err(status)) => {
-            tracing::debug!(%name, %status, "no answer");
+            match Failure::from_status(&status) {
+                Some(failure) if failure.reason == Reason::WrongCluster => {
+                    tracing::warn!(%name, %failure, "refused by a node of another cluster");
+                }
+                _ => tracing::debug!(%name, %status, "no answer"),
+            }
             None
         }
         Err(_) => None,

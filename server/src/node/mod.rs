@@ -178,7 +178,7 @@ impl Node {
             roster.close_ledger();
             drop(home);
             self.health.doing("recovering");
-            store_and_driver = self.open_store(&decree)?;
+            store_and_driver = self.open_store(&decree).await?;
             let _ = greeter.store.set(store_and_driver.0.clone());
             self.serve_peers(&greeter, &slot, tasks, peers_stopped)
                 .await?;
@@ -191,7 +191,7 @@ impl Node {
             let decree = self.found(&roster).await?;
             roster.close_ledger();
             drop(home);
-            store_and_driver = self.open_store(&decree)?;
+            store_and_driver = self.open_store(&decree).await?;
             let _ = greeter.store.set(store_and_driver.0.clone());
             decree
         };
@@ -225,8 +225,8 @@ impl Node {
             .map_err(|error| Fatal::Start(error.to_string()))
     }
 
-    /// Recovers. Blocks; nothing else is to be done meanwhile but to say so on the HTTP port.
-    fn open_store(&self, decree: &Decree) -> Result<(Store, Box<dyn Driven>), Fatal> {
+    /// Recovers, and starts what drives the store.
+    async fn open_store(&self, decree: &Decree) -> Result<(Store, Box<dyn Driven>), Fatal> {
         let mut chance = start::chance(self.parts.seed, purpose::STORE);
         let store_config = StoreConfig {
             table_bytes: self.config.table_bytes.bytes(),
@@ -237,7 +237,8 @@ impl Node {
             engine: Arc::clone(&self.parts.engine),
             chance: Box::new(move || chance.random()),
         };
-        let opened = Store::open(parts, &store_config).map_err(|error| {
+        let opened = self.parts.driver.open(parts, store_config).await;
+        let opened = opened.map_err(|error| {
             Fatal::Start(format!("{}: {error}", self.config.data_dir.display()))
         })?;
         let store = opened.store.clone();

@@ -6,14 +6,21 @@ use futures::future::BoxFuture;
 use ringfort_storage::{
     disk::Disk,
     engine::EngineHome,
-    store::{OpenReport, Opened},
+    store::{OpenError, OpenReport, Opened, StoreConfig, StoreParts},
 };
 use tokio::sync::watch;
 
 use crate::{clock::Clock, net::Net, pool::EnginePool};
 
-/// Drives the step machines of a store: threads in production, tasks under test.
+/// Opens a store and drives its step machines: on threads in production, in tasks under test.
 pub trait StorageDriver: Send + Sync + 'static {
+    /// Recovers. The rest of the node (probes, questions of others) goes on meanwhile.
+    fn open(
+        &self,
+        parts: StoreParts,
+        config: StoreConfig,
+    ) -> BoxFuture<'static, Result<Opened, OpenError>>;
+
     /// Starts driving.
     ///
     /// # Errors

@@ -5,10 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::registry::Unit;
-use ringfort_storage::Store;
+use ringfort_storage::{Store, disk::Disk};
 
 use super::{ask::Asker, start};
 use crate::{
+    coordinator::Coordinator,
     metrics::{Gauge, Probe},
     peer::{Heard, Links},
     view::{View, Views},
@@ -25,15 +26,34 @@ pub(super) struct Parts {
     pub views: Views,
     pub store: Store,
     pub heard: Arc<Heard>,
+    pub coordinator: Arc<Coordinator>,
+    pub disk: Arc<dyn Disk>,
+    /// In bytes; below it puts of clients are refused.
+    pub free_space_floor: u64,
     pub timeout: Duration,
     /// Any number; fixes the jitter.
     pub jitter: u64,
 }
 
+/// Once it was too little, free space must exceed the floor by this share of it, so that the verdict does not flap.
+const FLOOR_MARGIN: u64 = 4;
+
+/// Whether puts are to be refused, from the free space and the verdict before.
+fn is_full(free_bytes: u64, floor: u64, was_full: bool) -> bool {
+    let floor = if was_full {
+        floor + floor / FLOOR_MARGIN
+    } else {
+        floor
+    };
+    free_bytes < floor
+}
+
 /// Refreshes for ever.
 pub(super) async fn run(parts: Parts) {
     let pause = PERIOD + Duration::from_millis(parts.jitter % JITTER_MS);
+    let mut full = false;
     loop {
+        watch_space(&parts, &mut full);
         tokio::time::sleep(pause).await;
         let answers = parts.asker.ask(parts.timeout).await;
         let view = parts.views.current();
@@ -53,6 +73,21 @@ pub(super) async fn run(parts: Parts) {
         for (store_id, sequence) in parts.heard.all() {
             parts.store.hear(store_id.0, sequence);
         }
+    }
+}
+
+/// Acts before the disk is full: deletes, repair and drains still need some of it.
+fn watch_space(parts: &Parts, full: &mut bool) {
+    match parts.disk.space() {
+        Ok(space) => {
+            let now = is_full(space.free_bytes, parts.free_space_floor, *full);
+            if now != *full {
+                tracing::warn!(free_bytes = space.free_bytes, full = now, "free space");
+            }
+            *full = now;
+            parts.coordinator.set_disk_full(now);
+        }
+        Err(error) => tracing::warn!(%error, "free space is unknown"),
     }
 }
 
@@ -136,4 +171,17 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
             ),
         ]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_must_gain_some_before_it_counts_as_not_full() {
+        assert!(!is_full(100, 100, false));
+        assert!(is_full(99, 100, false));
+        assert!(is_full(124, 100, true));
+        assert!(!is_full(125, 100, true));
+    }
 }

@@ -165,6 +165,9 @@ impl Node {
             views,
             store: base.store.clone(),
             heard: self.heard.clone(),
+            coordinator: data.coordinator.clone(),
+            disk: self.parts.disk.clone(),
+            free_space_floor: self.config.free_space_floor.0,
             timeout: self.config.status_timeout,
             jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
         }));
@@ -206,7 +209,8 @@ impl Node {
     ) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Fatal> {
         let listener = self
             .bind(&self.config.client_addr.to_string(), "client")
-            .await?;
+            .await?
+            .limited(self.config.connections);
         let switch = Switch::default()
             .with(kv_service(kv))
             .with(admin_service(admin))

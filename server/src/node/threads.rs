@@ -4,8 +4,9 @@ use std::{io, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use ringfort_storage::{
+    Store,
     driver::{self, Threads, spawn_threads},
-    store::{OpenReport, Opened},
+    store::{OpenError, OpenReport, Opened, StoreConfig, StoreParts},
 };
 use tokio::sync::watch;
 
@@ -20,6 +21,22 @@ pub struct ThreadDriver {
 }
 
 impl StorageDriver for ThreadDriver {
+    fn open(
+        &self,
+        parts: StoreParts,
+        config: StoreConfig,
+    ) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        async move {
+            let opened = tokio::task::spawn_blocking(move || Store::open(parts, &config)).await;
+            match opened {
+                Ok(opened) => opened,
+                // Our own bug, and the same one that an open on this thread would have shown.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        .boxed()
+    }
+
     fn start(&self, opened: Opened) -> io::Result<(Box<dyn Driven>, OpenReport)> {
         let (threads, report) = spawn_threads(opened, self.engine_threads)?;
         Ok((Box::new(ThreadDriven(threads)), report))
