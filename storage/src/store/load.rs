@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::entry::{Entry, Slot};
+use super::merging::fold;
 use super::rowio::{self, Stored};
 use super::{Inner, Store};
 use crate::engine::EngineError;
@@ -157,17 +158,5 @@ impl Inner {
             tracing::error!(error = %unnoted, "could not note that the engine failed");
         }
         let _ = self.engine_failure.set(error.clone());
-    }
-}
-
-/// What an operand makes of the record under it.
-pub(super) fn fold(key: &Key, under: Option<&Arc<Record>>, operand: &Arc<Record>) -> Arc<Record> {
-    match under {
-        None => Arc::clone(operand),
-        Some(under) if operand.object().is_empty() => Arc::clone(under),
-        Some(under) => Arc::new(Record::new(
-            key,
-            under.object().clone().merge(operand.object().clone()),
-        )),
     }
 }

@@ -14,6 +14,7 @@ mod digest;
 mod drain;
 mod entry;
 mod load;
+mod merging;
 mod mint;
 mod quarantine;
 mod recovery;

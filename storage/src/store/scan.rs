@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::entry::Slot;
-use super::load::fold;
+use super::merging::fold;
 use super::rowio::{self, Stored};
 use super::table::Table;
 use super::{Inner, Store};

@@ -4,5 +4,5 @@ mod basics;
 mod concurrent;
 mod model;
 mod real;
-mod rig;
+pub(super) mod rig;
 mod sweep;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entry::Slot;
+use super::merging::merge;
 use super::shard::Shard;
 use super::{Inner, Store};
 use crate::codec;
@@ -166,7 +167,7 @@ impl Store {
             None => Slot::Operand(Arc::new(Record::new(key, object))),
             Some(entry) => {
                 let held = entry.slot.record();
-                let record = Record::new(key, held.object().clone().merge(object));
+                let record = Record::new(key, merge(held.object().clone(), object));
                 if record.leaf() == held.leaf() && record.object() == held.object() {
                     return Ok(entry.sequence);
                 }

@@ -12,7 +12,7 @@ use crate::merkle::Forest;
 use crate::record::NO_LEAF;
 use crate::store::Inner;
 use crate::store::entry::{Generation, Slot};
-use crate::store::load::fold;
+use crate::store::merging::fold;
 use crate::store::rowio::{self, Stored};
 
 /// Keys folded in one step.

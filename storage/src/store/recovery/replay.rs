@@ -11,7 +11,7 @@ use crate::log::{self, LogConfig, RecoverError, RecoverFrom, Recovered};
 use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::entry::Slot;
-use crate::store::load::fold;
+use crate::store::merging::{self, fold};
 use crate::store::rowio::{self, Stored};
 use crate::store::table::{SHARDS, Table};
 use crate::version::Object;
@@ -123,7 +123,7 @@ fn apply(table: &Table, sequence: u64, bytes: &[u8]) -> Result<bool, CodecError>
                     let held = entry.slot.record().object().clone();
                     entry.slot.with(Arc::new(Record::new(
                         &key,
-                        held.merge(record.into_object()),
+                        merging::merge(held, record.into_object()),
                     )))
                 }
             };

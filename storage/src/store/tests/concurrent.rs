@@ -25,7 +25,7 @@ fn no_reader_sees_a_step_back_and_no_scan_misses_a_key() {
     let store = threads.store().clone();
     for number in 0..KEYS {
         put_now(
-            &store,
+            &threads,
             &key(number),
             RequestId {
                 client: 9,
@@ -39,14 +39,14 @@ fn no_reader_sees_a_step_back_and_no_scan_misses_a_key() {
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (store, highest) = (&store, &highest);
+                let (threads, highest) = (&threads, &highest);
                 scope.spawn(move || {
                     for count in 1..=WRITES {
                         let number = (count * 7 % (KEYS / WRITERS)) * WRITERS + writer;
                         let mut value = vec![0; 8 + (count % 50) as usize * 20];
                         value[..8].copy_from_slice(&count.to_be_bytes());
                         put_now(
-                            store,
+                            threads,
                             &key(number),
                             RequestId {
                                 client: writer,
@@ -84,7 +84,7 @@ fn no_reader_sees_a_step_back_and_no_scan_misses_a_key() {
         }
         done.store(true, Ordering::SeqCst);
     });
-    wait_durable(&store, store.stats().last_sequence);
+    wait_durable(&threads, store.stats().last_sequence);
     assert!(store.stats().drains > 2, "{:?}", store.stats());
     drop(store);
     threads.close().expect("closes");

@@ -23,7 +23,8 @@ pub(super) fn open(directory: &Path, config: &StoreConfig, seed: u64) -> (Thread
 }
 
 /// Writes through the pool, like a node does; waits for nothing.
-pub(super) fn put_now(store: &Store, key: &Key, request: RequestId, value: &[u8]) -> u64 {
+pub(super) fn put_now(threads: &Threads, key: &Key, request: RequestId, value: &[u8]) -> u64 {
+    let store = threads.store();
     let context = match store.read(key) {
         Read::Found(record) => Some(record.object().clock().clone()),
         _ => None,
@@ -42,14 +43,22 @@ pub(super) fn put_now(store: &Store, key: &Key, request: RequestId, value: &[u8]
                     matches!(refused, crate::store::WriteRefused::Full(_)),
                     "{refused}"
                 );
+                assert_well(threads);
                 std::thread::yield_now();
             }
         }
     }
 }
 
-pub(super) fn wait_durable(store: &Store, sequence: u64) {
-    while store.stats().durable_sequence < sequence {
+/// A wait for a store that has failed would not end.
+fn assert_well(threads: &Threads) {
+    let fatal = threads.fatal().borrow().clone();
+    assert_eq!(fatal, None);
+}
+
+pub(super) fn wait_durable(threads: &Threads, sequence: u64) {
+    while threads.store().stats().durable_sequence < sequence {
+        assert_well(threads);
         std::thread::yield_now();
     }
 }
@@ -89,14 +98,9 @@ fn everything_is_there_after_a_clean_restart_and_sled_makes_no_blobs() {
             client: 1,
             sequence: number + 1,
         };
-        last = put_now(
-            threads.store(),
-            &key(number),
-            request,
-            &vec![number as u8; size],
-        );
+        last = put_now(&threads, &key(number), request, &vec![number as u8; size]);
     }
-    wait_durable(threads.store(), last);
+    wait_durable(&threads, last);
     let actor = threads.store().actor();
     threads.close().expect("closes");
 
@@ -154,7 +158,7 @@ fn a_lost_or_broken_sled_is_set_aside_and_the_store_starts_unsynced() {
         client: 1,
         sequence: 1,
     };
-    put_now(threads.store(), &key(1), request, b"v");
+    put_now(&threads, &key(1), request, b"v");
     threads.close().expect("closes");
     // Opened anew it is empty, without an error: the row `applied` tells.
     SledHome::new(directory.path().join("sled"), 1 << 20)

@@ -278,7 +278,7 @@ pub(super) fn applied(written: Written) -> (Arc<Record>, u64) {
 }
 
 /// The object that another store would send after one write of its own on `base`.
-pub(super) fn foreign(
+pub(in crate::store) fn foreign(
     base: &Object,
     actor: u64,
     counter: u64,
