@@ -1,257 +1,363 @@
-//! Stands between this test and the kernel: records what files are told, then forwards it by raw system calls.
-#![allow(unsafe_code)] // libc's symbols can be replaced in no other way
-#![allow(missing_docs)]
+//! Records what this process does to the files of one directory, in order, by standing in for the libc calls that change or
+//! sync files. Each is forwarded by its raw system call and noted under one lock, so that the trace's order is the order
+//! in which things happened. What this leaves out (links, `writev`, `fallocate`, shared mappings) nothing here uses: a trace
+//! is compared byte for byte with the directory that it describes.
+//!
+//! sled's flush gets here too: storage defines `sync_file_range` as `fdatasync`, and that symbol is defined below.
+#![allow(unsafe_code)] // a libc symbol can be replaced in no other way
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use libc::{c_char, c_int, c_void, off_t, off64_t, size_t, ssize_t};
+use libc::{c_char, c_int, c_long, c_uint, c_void, mode_t, off64_t, size_t, ssize_t};
 
-/// Number of a recorded file; a name that is used again is another file.
-pub type FileId = u64;
+use crate::disk::Image;
 
-/// What happened, in order.
+/// Names one file for as long as it exists, under whatever name.
+pub type FileId = u32;
+
+/// One change of the directory, or one sync. Paths are relative to its root, which is the empty one.
 #[derive(Debug, Clone)]
-pub enum Event {
-    Named {
-        path: PathBuf,
+pub enum Op {
+    /// A new, empty file.
+    Create {
         file: FileId,
+        path: String,
     },
-    Removed {
-        path: PathBuf,
+    MakeDirectory {
+        path: String,
     },
     Write {
         file: FileId,
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
     },
-    Length {
+    Resize {
         file: FileId,
-        bytes: u64,
+        length: u64,
     },
-    /// A sync returned that began when `begun` events had been recorded.
-    Synced {
+    /// Content and length of a file are durable.
+    Sync {
         file: FileId,
-        begun: usize,
     },
-    SyncedDirectory {
-        path: PathBuf,
-        begun: usize,
+    Rename {
+        from: String,
+        to: String,
     },
-    /// The test is about to write this count under this key.
-    Issued {
-        key: u64,
-        count: u64,
+    Remove {
+        path: String,
     },
-    /// The store acknowledged it.
-    Acknowledged {
-        key: u64,
-        count: u64,
+    /// The names in a directory are durable.
+    SyncDirectory {
+        path: String,
     },
 }
 
-struct Recorder {
+/// Everything that happened to a directory, from what it was.
+pub struct Trace {
+    pub base: Image,
+    /// The files of the base, by path.
+    pub files: BTreeMap<String, FileId>,
+    pub ops: Vec<Op>,
+}
+
+struct Recording {
     root: PathBuf,
-    events: Vec<Event>,
-    /// By inode.
+    device: u64,
+    /// By inode; only of files that have a name.
     files: BTreeMap<u64, FileId>,
-    names: BTreeMap<PathBuf, FileId>,
-    next: FileId,
+    next_file: FileId,
+    trace: Trace,
 }
 
-static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
+/// Whether there is a recording: all that other calls look at.
+static ARMED: AtomicBool = AtomicBool::new(false);
+static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
 
-/// Syncs return at once: for directories that nobody will miss.
-static SKIP_SYNCS: AtomicBool = AtomicBool::new(false);
-
-pub fn skip_syncs(skip: bool) {
-    SKIP_SYNCS.store(skip, Ordering::SeqCst);
-}
-
-/// Starts to record the files under `root`; those that are there get the first numbers, in the order of their paths.
+/// Starts to record what happens in `root`, an absolute path. One recording at a time.
 pub fn start(root: &Path) {
-    let mut recorder = Recorder {
-        root: root.canonicalize().expect("it is there"),
-        events: Vec::new(),
-        files: BTreeMap::new(),
-        names: BTreeMap::new(),
-        next: 0,
-    };
-    for path in files_under(&recorder.root.clone()) {
-        let inode = fs::metadata(&path).expect("it is there").ino();
-        recorder.name(inode, path);
+    let base = Image::read(root);
+    let inode = |path: &Path| status(|status| unsafe { lstat(path, status) }).expect("it exists");
+    let (mut files, mut by_path) = (BTreeMap::new(), BTreeMap::new());
+    for (file, path) in (0..).zip(base.files.keys()) {
+        files.insert(inode(&root.join(path)).st_ino, file);
+        by_path.insert(path.clone(), file);
     }
-    *lock() = Some(recorder);
+    let mut recording = lock();
+    assert!(recording.is_none(), "one recording at a time");
+    *recording = Some(Recording {
+        root: root.to_owned(),
+        device: inode(root).st_dev,
+        next_file: files.len() as FileId,
+        files,
+        trace: Trace {
+            base,
+            files: by_path,
+            ops: Vec::new(),
+        },
+    });
+    ARMED.store(true, Ordering::SeqCst);
+}
+
+/// Operations recorded so far.
+pub fn position() -> usize {
+    lock()
+        .as_ref()
+        .map_or(0, |recording| recording.trace.ops.len())
 }
 
 /// Ends the recording.
-pub fn stop() -> Vec<Event> {
-    lock().take().expect("it was started").events
+pub fn stop() -> Trace {
+    ARMED.store(false, Ordering::SeqCst);
+    lock().take().expect("a recording runs").trace
 }
 
-/// Adds an event of the test's own.
-pub fn note(event: Event) {
-    if let Some(recorder) = lock().as_mut() {
-        recorder.events.push(event);
+fn lock() -> MutexGuard<'static, Option<Recording>> {
+    RECORDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recording {
+    /// The path within the root; none: it lies elsewhere.
+    fn relative(&self, path: &Path) -> Option<String> {
+        let path = path.strip_prefix(&self.root).ok()?;
+        Some(path.to_str().expect("our names are UTF-8").to_owned())
     }
-}
 
-/// All files below a directory, sorted.
-pub fn files_under(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(files_under(&path));
-        } else {
-            files.push(path);
+    fn relative_c(&self, path: *const c_char) -> Option<String> {
+        // SAFETY: what is given to libc as a path is a NUL-terminated string.
+        let path = unsafe { CStr::from_ptr(path) };
+        self.relative(Path::new(path.to_str().ok()?))
+    }
+
+    /// The file behind a descriptor, if it is one of the directory's.
+    fn file(&self, fd: c_int) -> Option<FileId> {
+        let status = status(|status| unsafe { libc::fstat(fd, status) })?;
+        let regular = status.st_mode & libc::S_IFMT == libc::S_IFREG;
+        (regular && status.st_dev == self.device)
+            .then(|| self.files.get(&status.st_ino).copied())
+            .flatten()
+    }
+
+    fn opened(&mut self, fd: c_int, path: *const c_char, flags: c_int) {
+        let Some(path) = self.relative_c(path) else {
+            return;
+        };
+        if let Some(file) = self.file(fd) {
+            if flags & libc::O_TRUNC != 0 {
+                self.trace.ops.push(Op::Resize { file, length: 0 });
+            }
+            return;
+        }
+        let status = status(|status| unsafe { libc::fstat(fd, status) }).expect("it is open");
+        let file = self.next_file;
+        self.next_file += 1;
+        self.files.insert(status.st_ino, file);
+        self.trace.ops.push(Op::Create { file, path });
+    }
+
+    fn written(&mut self, fd: c_int, offset: u64, bytes: &[u8]) {
+        if let Some(file) = self.file(fd) {
+            let bytes = bytes.into();
+            self.trace.ops.push(Op::Write {
+                file,
+                offset,
+                bytes,
+            });
         }
     }
-    files.sort();
-    files
-}
 
-fn lock() -> MutexGuard<'static, Option<Recorder>> {
-    RECORDER.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Recorder {
-    fn name(&mut self, inode: u64, path: PathBuf) -> FileId {
-        let file = self.next;
-        self.next += 1;
-        self.files.insert(inode, file);
-        let path = path
-            .strip_prefix(&self.root)
-            .expect("below the root")
-            .to_owned();
-        self.names.insert(path.clone(), file);
-        self.events.push(Event::Named { path, file });
-        file
-    }
-
-    /// The file of a descriptor, if it lies under the root.
-    fn file(&mut self, fd: c_int) -> Option<FileId> {
-        let link = format!("/proc/self/fd/{fd}");
-        let inode = fs::metadata(&link)
-            .ok()
-            .filter(|metadata| metadata.is_file())?
-            .ino();
-        if let Some(file) = self.files.get(&inode) {
-            return Some(*file);
+    fn synced(&mut self, fd: c_int) {
+        if let Some(file) = self.file(fd) {
+            self.trace.ops.push(Op::Sync { file });
+            return;
         }
-        let path = fs::read_link(&link)
-            .ok()
-            .filter(|path| path.starts_with(&self.root))?;
-        Some(self.name(inode, path))
-    }
-
-    /// The directory of a descriptor, if it lies under the root.
-    fn directory(&self, fd: c_int) -> Option<PathBuf> {
-        let path = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-        let below = path.strip_prefix(&self.root).ok()?;
-        path.is_dir().then(|| below.to_owned())
-    }
-}
-
-fn record(fd: c_int, event: impl FnOnce(FileId) -> Event) {
-    let mut recorder = lock();
-    if let Some(recorder) = recorder.as_mut()
-        && let Some(file) = recorder.file(fd)
-    {
-        let event = event(file);
-        recorder.events.push(event);
-    }
-}
-
-fn record_write(fd: c_int, bytes: *const c_void, count: size_t, offset: i64) {
-    // SAFETY: the caller of pwrite vouches for `count` readable bytes.
-    let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), count) };
-    record(fd, |file| Event::Write {
-        file,
-        offset: offset as u64,
-        bytes: bytes.to_vec(),
-    });
-}
-
-fn sync(fd: c_int, call: libc::c_long) -> c_int {
-    let begun = lock().as_ref().map(|recorder| recorder.events.len());
-    if !SKIP_SYNCS.load(Ordering::SeqCst) {
-        // SAFETY: takes a descriptor by value.
-        let result = unsafe { libc::syscall(call, fd) };
-        if result != 0 {
-            return result as c_int;
+        let is_directory = status(|status| unsafe { libc::fstat(fd, status) })
+            .is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        if is_directory
+            && let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{fd}"))
+            && let Some(path) = self.relative(&path)
+        {
+            self.trace.ops.push(Op::SyncDirectory { path });
         }
     }
-    let Some(begun) = begun else { return 0 };
-    record(fd, |file| Event::Synced { file, begun });
-    if let Some(recorder) = lock().as_mut()
-        && let Some(path) = recorder.directory(fd)
-    {
-        recorder.events.push(Event::SyncedDirectory { path, begun });
+
+    /// Forgets the inode that a name stands for, before the name goes: another file may get it.
+    fn forget(&mut self, path: &str) {
+        let path = self.root.join(path);
+        if let Some(status) = status(|status| unsafe { lstat(&path, status) }) {
+            self.files.remove(&status.st_ino);
+        }
     }
-    0
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn pwrite64(
-    fd: c_int,
-    bytes: *const c_void,
-    count: size_t,
-    offset: off64_t,
-) -> ssize_t {
-    record_write(fd, bytes, count, offset);
-    // SAFETY: the caller's own arguments.
-    unsafe { libc::syscall(libc::SYS_pwrite64, fd, bytes, count, offset) as ssize_t }
+/// Fills a `stat`; none if the call fails.
+fn status(call: impl FnOnce(*mut libc::stat) -> c_int) -> Option<libc::stat> {
+    // SAFETY: all zeros is a value of this plain struct, and the calls given here fill it.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    (call(&mut status) == 0).then_some(status)
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn pwrite(fd: c_int, bytes: *const c_void, count: size_t, offset: off_t) -> ssize_t {
-    pwrite64(fd, bytes, count, offset)
+/// # Safety
+/// `status` is valid for writes.
+unsafe fn lstat(path: &Path, status: *mut libc::stat) -> c_int {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL");
+    // SAFETY: a NUL-terminated path that lives through the call; the rest is the caller's promise.
+    unsafe { libc::lstat(path.as_ptr(), status) }
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn ftruncate64(fd: c_int, length: off64_t) -> c_int {
-    record(fd, |file| Event::Length {
-        file,
-        bytes: length as u64,
-    });
-    // SAFETY: values only.
-    unsafe { libc::syscall(libc::SYS_ftruncate, fd, length) as c_int }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn ftruncate(fd: c_int, length: off_t) -> c_int {
-    ftruncate64(fd, length)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn fsync(fd: c_int) -> c_int {
-    sync(fd, libc::SYS_fsync)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn fdatasync(fd: c_int) -> c_int {
-    sync(fd, libc::SYS_fdatasync)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn unlink(path: *const c_char) -> c_int {
-    // SAFETY: the caller of unlink vouches for a NUL-terminated path.
-    let name = unsafe { std::ffi::CStr::from_ptr(path) };
-    let full = Path::new(name.to_str().unwrap_or_default());
-    if let Some(recorder) = lock().as_mut()
-        && let Ok(below) = full.strip_prefix(&recorder.root)
-        && let Some(file) = recorder.names.remove(below)
-    {
-        recorder.files.retain(|_, each| *each != file);
-        recorder.events.push(Event::Removed {
-            path: below.to_owned(),
-        });
+/// Makes a call; if there is a recording, under its lock, and has `note` note it if it succeeded (≥ 0).
+fn recorded(call: impl FnOnce() -> c_long, note: impl FnOnce(&mut Recording, c_long)) -> c_long {
+    if !ARMED.load(Ordering::SeqCst) {
+        return call();
     }
-    // SAFETY: the caller's own argument.
-    unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) as c_int }
+    let mut recording = lock();
+    let result = call();
+    if result >= 0
+        && let Some(recording) = recording.as_mut()
+    {
+        note(recording, result);
+    }
+    result
+}
+
+/// # Safety
+/// As of `open`.
+unsafe fn record_open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    // SAFETY (here and below): the caller's arguments are handed on unchanged to the system call of that name.
+    let call = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) };
+    if flags & (libc::O_CREAT | libc::O_TRUNC) == 0 {
+        return call() as c_int;
+    }
+    recorded(call, |recording, fd| {
+        recording.opened(fd as c_int, path, flags)
+    }) as c_int
+}
+
+/// # Safety
+/// As of `pwrite`.
+unsafe fn record_pwrite(fd: c_int, from: *const c_void, count: size_t, offset: off64_t) -> ssize_t {
+    let call = || unsafe { libc::syscall(libc::SYS_pwrite64, fd, from, count, offset) };
+    recorded(call, |recording, done| {
+        let bytes = unsafe { std::slice::from_raw_parts(from.cast(), done as usize) };
+        recording.written(fd, offset as u64, bytes);
+    }) as ssize_t
+}
+
+/// # Safety
+/// As of `ftruncate`.
+unsafe fn record_ftruncate(fd: c_int, length: off64_t) -> c_int {
+    let call = || unsafe { libc::syscall(libc::SYS_ftruncate, fd, length) };
+    recorded(call, |recording, _| {
+        if let Some(file) = recording.file(fd) {
+            let length = length as u64;
+            recording.trace.ops.push(Op::Resize { file, length });
+        }
+    }) as c_int
+}
+
+// The signatures of `open` and `open64` are variadic in C; on the systems that this test is built for, one more
+// argument arrives the same way.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    unsafe { record_open(path, flags, mode) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    unsafe { record_open(path, flags, mode) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, n: size_t, at: off64_t) -> ssize_t {
+    unsafe { record_pwrite(fd, from, n, at) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite(fd: c_int, from: *const c_void, n: size_t, at: off64_t) -> ssize_t {
+    unsafe { record_pwrite(fd, from, n, at) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn write(fd: c_int, from: *const c_void, count: size_t) -> ssize_t {
+    let call = || unsafe { libc::syscall(libc::SYS_write, fd, from, count) };
+    recorded(call, |recording, done| {
+        if recording.file(fd).is_some() {
+            // Where the file offset is now, appending or not, the write has ended.
+            let end = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) };
+            let bytes = unsafe { std::slice::from_raw_parts(from.cast(), done as usize) };
+            recording.written(fd, (end - done as off64_t) as u64, bytes);
+        }
+    }) as ssize_t
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ftruncate64(fd: c_int, length: off64_t) -> c_int {
+    unsafe { record_ftruncate(fd, length) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ftruncate(fd: c_int, length: off64_t) -> c_int {
+    unsafe { record_ftruncate(fd, length) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fsync(fd: c_int) -> c_int {
+    let call = || unsafe { libc::syscall(libc::SYS_fsync, fd) };
+    recorded(call, |recording, _| recording.synced(fd)) as c_int
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
+    let call = || unsafe { libc::syscall(libc::SYS_fdatasync, fd) };
+    recorded(call, |recording, _| recording.synced(fd)) as c_int
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
+    let call = || unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) };
+    recorded(call, |recording, _| {
+        if let Some(path) = recording.relative_c(path) {
+            recording.trace.ops.push(Op::MakeDirectory { path });
+        }
+    }) as c_int
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let at = libc::AT_FDCWD;
+    let replaced = |recording: &mut Recording| {
+        let [from, to] = [from, to].map(|path| recording.relative_c(path));
+        recording.forget(to.as_ref()?);
+        Some((from?, to?))
+    };
+    let mut names = None;
+    if ARMED.load(Ordering::SeqCst) {
+        names = lock().as_mut().and_then(replaced);
+    }
+    let call = || unsafe { libc::syscall(libc::SYS_renameat2, at, from, at, to, 0) };
+    recorded(call, |recording, _| {
+        if let Some((from, to)) = names {
+            recording.trace.ops.push(Op::Rename { from, to });
+        }
+    }) as c_int
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    let mut name = None;
+    if ARMED.load(Ordering::SeqCst)
+        && let Some(recording) = lock().as_mut()
+    {
+        name = recording.relative_c(path);
+        name.iter().for_each(|path| recording.forget(path));
+    }
+    let call = || unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) };
+    recorded(call, |recording, _| {
+        if let Some(path) = name {
+            recording.trace.ops.push(Op::Remove { path });
+        }
+    }) as c_int
 }
