@@ -31,7 +31,8 @@ pub struct Damage {
     pub position: LogPosition,
     /// Where in its file the damage starts.
     pub offset: u64,
-    /// First and last missing sequence; `None` if no record is known to be missing (a damaged header or seal).
+    /// First and last missing sequence; `None` if no record is known to be missing (a damaged header or seal). Where no
+    /// segment is left to tell the end, the last one is `u64::MAX - 1`.
     pub missing: Option<(u64, u64)>,
 }
 
@@ -141,10 +142,9 @@ pub fn recover(
     };
     let named = |live: &Found| live.live.position.generation == from.position.generation;
     if from.position.generation > 0 && !found.live.iter().any(named) {
-        let missing = found
-            .live
-            .first()
-            .and_then(|live| reader.range(reader.expected, live.live.first));
+        // Without any segment nobody can tell where the log ended.
+        let next = found.live.first().map_or(u64::MAX, |live| live.live.first);
+        let missing = reader.range(reader.expected, next);
         reader.damaged(from.position, 0, missing);
         reader.expected = found
             .live

@@ -135,7 +135,7 @@ fn a_missing_segment_is_damage() {
         [Damage {
             position,
             offset: 0,
-            missing: None
+            missing: Some((5, u64::MAX - 1))
         }]
     );
     assert_eq!(recovered.last_sequence, 4);

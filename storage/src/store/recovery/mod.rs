@@ -192,7 +192,7 @@ impl Store {
             &survey,
             &recovered,
             &replayed,
-            partitions,
+            checkpoints.is_clean(),
         );
         note_unsynced(&identity, &unsynced, partitions)?;
         report.newly_unsynced = unsynced;
@@ -302,9 +302,11 @@ fn unsynced(
     survey: &Survey,
     log: &Recovered,
     replayed: &Replayed,
-    partitions: u32,
+    was_clean: bool,
 ) -> Option<Vec<u32>> {
-    let lost_records = log.damage.iter().any(|damage| damage.missing.is_some());
+    let partitions = survey.forest.roots().len() as u32;
+    // After a clean stop the engine holds all that the log held.
+    let lost_records = !was_clean && log.damage.iter().any(|damage| damage.missing.is_some());
     if survey.replaced.is_some() || lost_records {
         return None;
     }

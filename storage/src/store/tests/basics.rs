@@ -1,6 +1,7 @@
 //! One promise of the store at a time.
 
 use super::rig::{Rig, applied, foreign, key, put, small_config};
+use crate::disk::Disk;
 use crate::key::Key;
 use crate::store::{DrainStep, Read, StoreFull, WriteLimits, WriteRefused, Written};
 use crate::version::{NewPayload, Object, RequestId, Write};
@@ -396,6 +397,33 @@ fn damage_found_at_a_start_makes_its_partition_unsynced() {
     assert_eq!(rig.report().newly_unsynced, Some(vec![partition]));
     assert!(!rig.report().clean);
     assert_eq!(rig.store().unsynced(), [partition]);
+}
+
+/// Removes every segment of the commit log.
+fn remove_log(rig: &Rig) {
+    for name in rig.disk.list(crate::log::DIRECTORY).expect("a directory") {
+        let path = format!("{}/{name}", crate::log::DIRECTORY);
+        rig.disk.remove(&path).expect("it is there");
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_is_noticed() {
+    let mut rig = rig();
+    rig.put(&key(1), b"in the engine", None);
+    rig.stop();
+    remove_log(&rig);
+    rig.restart();
+    // After a clean stop nothing is lost with it.
+    assert_eq!(rig.report().newly_unsynced, Some(Vec::new()));
+    rig.put(&key(2), b"in the log alone", None);
+    rig.sync_log();
+    rig.crash(1, 0);
+    remove_log(&rig);
+    rig.restart();
+    assert_eq!(rig.report().newly_unsynced, None);
+    assert!(!rig.report().clean);
+    assert_eq!(rig.store().unsynced().len(), 16);
 }
 
 #[test]
