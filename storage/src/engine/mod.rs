@@ -46,6 +46,9 @@ pub enum EngineError {
         /// The panic's message.
         detail: String,
     },
+    /// Another handle has the engine's files. Nothing is wrong with them.
+    #[error("the storage engine's files are in use: {0}")]
+    InUse(String),
     /// A flush after a write did not reach `fdatasync`: nothing that this build flushes would be durable.
     #[error(
         "the storage engine's flush does not reach the disk in this build (sync_file_range is not replaced); refusing to run"

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,17 @@ pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// The row, in a tree of its own, that each open writes to see a flush reach the disk.
 const PROBE: &[u8] = b"probe";
+
+/// Tries to open files that are still locked, and the rest between two: sled's threads hold them for a moment after its
+/// handle is closed.
+const LOCKED_TRIES_MAX: usize = 100;
+const LOCKED_REST: Duration = Duration::from_millis(20);
+
+/// What sled says when the files are locked; it has no error of its own for that.
+const LOCKED: &str = "could not acquire lock";
+
+/// How sled names a snapshot that it has not finished.
+const UNFINISHED_SNAPSHOT: &str = ".generating";
 
 /// A directory that holds one sled database.
 #[derive(Debug, Clone)]
@@ -63,7 +75,15 @@ impl SledHome {
 
 impl EngineHome for SledHome {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        let engine = SledEngine::open(&self.directory, self.cache_bytes)?;
+        remove_unfinished(&self.directory).map_err(|e| io_failed("open", &e))?;
+        let mut tries_left = LOCKED_TRIES_MAX;
+        let engine = loop {
+            match SledEngine::open(&self.directory, self.cache_bytes) {
+                Err(EngineError::InUse(_)) if tries_left > 0 => tries_left -= 1,
+                opened => break opened?,
+            }
+            std::thread::sleep(LOCKED_REST);
+        };
         sync_files(&self.directory)
             .and_then(|()| sync_directory(&self.directory))
             .and_then(|()| sync_parent(&self.directory))
@@ -92,7 +112,12 @@ impl SledEngine {
                 .cache_capacity(cache_bytes)
                 .flush_every_ms(None)
                 .open()
-                .map_err(|e| failed("open", &e))
+                .map_err(|e| match failed("open", &e) {
+                    EngineError::Failed { detail, .. } if detail.contains(LOCKED) => {
+                        EngineError::InUse(detail)
+                    }
+                    error => error,
+                })
         })?;
         let engine = Self {
             db: Some(db),
@@ -260,6 +285,23 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     sync_directory(parent)
+}
+
+/// Removes snapshots that a crash left unfinished: sled would take one for its newest, and refuse to open. The last
+/// finished one is still there.
+fn remove_unfinished(directory: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let unfinished = path.as_os_str().as_encoded_bytes();
+        if unfinished.ends_with(UNFINISHED_SNAPSHOT.as_bytes()) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the files of a new database durable: sled never syncs the configuration that it keeps beside its pages, and

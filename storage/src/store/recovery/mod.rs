@@ -307,7 +307,9 @@ fn unsynced(
     let partitions = survey.forest.roots().len() as u32;
     // After a clean stop the engine holds all that the log held.
     let lost_records = !was_clean && log.damage.iter().any(|damage| damage.missing.is_some());
-    if survey.replaced.is_some() || lost_records {
+    // An engine that no drain had finished with held nothing that the log does not hold: a cut in its making is no loss.
+    let lost_engine = survey.replaced.is_some() && checkpoint.applied > 0;
+    if lost_engine || lost_records {
         return None;
     }
     let empty = Forest::new(partitions).roots();

@@ -35,14 +35,19 @@ pub(super) fn open(
     let why = if noted_failure {
         "it failed in the last run".to_owned()
     } else {
-        match survey(home, partitions, applied) {
+        let opened = match home.open() {
+            // That says nothing of what it holds.
+            Err(in_use @ EngineError::InUse(_)) => return Err(in_use),
+            opened => opened.map_err(|error| error.to_string()),
+        };
+        match opened.and_then(|engine| survey(engine, partitions, applied)) {
             Ok(survey) => return Ok(survey),
             Err(why) => why,
         }
     };
     tracing::error!(
         why,
-        "the storage engine is set aside; this store starts empty and unsynced"
+        "the storage engine is set aside for an empty one; what the log does not hold is fetched from peers"
     );
     home.set_aside()?;
     let engine = home.open()?;
@@ -56,8 +61,7 @@ pub(super) fn open(
     })
 }
 
-fn survey(home: &dyn EngineHome, partitions: u32, applied: u64) -> Result<Survey, String> {
-    let engine = home.open().map_err(|error| error.to_string())?;
+fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Survey, String> {
     let held = rowio::applied(&*engine)
         .map_err(|error| error.to_string())?
         .unwrap_or(0);
