@@ -268,3 +268,81 @@ fn now() -> Instant {
 fn elapsed_ms(began: Instant) -> u64 {
     now().duration_since(began).as_millis() as u64 + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::mem::MemHome;
+    use crate::key::Key;
+    use crate::store::{StoreConfig, StoreParts};
+
+    fn start(home: &MemHome) -> Threads {
+        let mut number = 0;
+        let parts = StoreParts {
+            disk: Arc::new(SimDisk::new(1)),
+            engine: Arc::new(home.clone()),
+            chance: Box::new(move || {
+                number += 1;
+                number
+            }),
+        };
+        let config = StoreConfig {
+            segment_bytes: 64 << 10,
+            ..StoreConfig::new("a", 16)
+        };
+        spawn_threads(Store::open(parts, &config).expect("opens"), 1)
+            .expect("threads start")
+            .0
+    }
+
+    #[test]
+    fn a_failing_engine_is_reported_and_ends_nothing_by_itself() {
+        let home = MemHome::new();
+        let threads = start(&home);
+        home.fail();
+        let (answer, answered) = mpsc::channel();
+        let load = move |store: &Store| {
+            let key = Key::new(1, b"n", b"k").expect("a short key");
+            answer
+                .send(store.load(&[key]).is_err())
+                .expect("the test waits");
+        };
+        threads.pool().submit(load).expect("the queue is empty");
+        assert_eq!(answered.recv(), Ok(true));
+        let why = threads.close().expect_err("the engine has failed");
+        assert!(why.contains("told to fail"), "{why}");
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_a_closed_pool_too() {
+        let threads = start(&MemHome::new());
+        let pool = threads.pool();
+        let (open_gate, gate) = mpsc::channel::<()>();
+        pool.submit(move |_| {
+            let _ = gate.recv();
+        })
+        .expect("the queue is empty");
+        let taken = (0..=ENGINE_QUEUE_MAX)
+            .take_while(|_| pool.submit(|_| {}).is_ok())
+            .count();
+        assert!(
+            taken <= ENGINE_QUEUE_MAX,
+            "the one thread is busy with the first job"
+        );
+        drop(open_gate);
+        threads.close().expect("closes");
+        assert!(pool.submit(|_| {}).is_err());
+    }
+
+    #[test]
+    fn a_panic_in_a_job_is_a_failure_of_the_store() {
+        let threads = start(&MemHome::new());
+        threads
+            .pool()
+            .submit(|_| panic!("a bug"))
+            .expect("the queue is empty");
+        let why = threads.close().expect_err("a job panicked");
+        assert!(why.contains("rf-engine-0 panicked"), "{why}");
+    }
+}
