@@ -104,3 +104,40 @@ fn a_crash_between_any_two_steps_of_a_close() {
         "the sweep covers the whole close: {ended:?}"
     );
 }
+
+/// The engine recovers a prefix of its unflushed changes: each of them must hold whole records.
+#[test]
+fn every_prefix_of_a_drains_changes_holds_whole_records() {
+    let mut kept = 0;
+    loop {
+        let mut rig = filled(7);
+        age(&mut rig);
+        let last = rig.store().stats().last_sequence;
+        // Up to the step before the flush, where most is pending.
+        let mut most = 0;
+        for _ in 0..200 {
+            rig.step_drain();
+            assert!(
+                rig.home.pending() >= most,
+                "nothing is flushed before the row `applied`"
+            );
+            most = rig.home.pending();
+            if crate::store::rowio::applied(&*rig.store().inner.engine) == Ok(Some(last)) {
+                break;
+            }
+        }
+        assert!(most > 40, "chunks, heads, removals: {most}");
+        rig.crash(kept as u64, kept);
+        rig.restart();
+        let at = format!("{kept} of {most} changes kept");
+        assert_eq!(rig.report().damaged_records, 0, "{at}");
+        assert_eq!(rig.report().newly_unsynced, Some(vec![]), "{at}");
+        check(&rig, &at);
+        rig.drain();
+        assert_no_orphans(&rig);
+        if kept == most {
+            return;
+        }
+        kept += 1;
+    }
+}
