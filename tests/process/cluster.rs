@@ -5,13 +5,15 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// How long a node may take until it is ready before a test gives up on it.
-const READY_SECONDS_MAX: u64 = 60;
-/// How long a node may take to end after a signal.
-const EXIT_SECONDS_MAX: u64 = 30;
+/// Time between two looks at a node.
+const LOOK: Duration = Duration::from_millis(20);
+/// Looks until a test gives up on a node that is to become ready: a minute.
+const READY_LOOKS_MAX: u32 = 3_000;
+/// Looks until a test gives up on a node that is to end: half a minute.
+const EXIT_LOOKS_MAX: u32 = 1_500;
 
 /// The binary under test.
 pub fn ringfort() -> Command {
@@ -161,17 +163,14 @@ impl Cluster {
     pub fn terminate(&mut self, i: usize) -> ExitStatus {
         let mut child = self.nodes[i].process.take().expect("the node runs");
         signal(&child, libc::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(EXIT_SECONDS_MAX);
-        loop {
+        for _ in 0..EXIT_LOOKS_MAX {
             if let Some(status) = child.try_wait().expect("our child") {
                 return status;
             }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                panic!("{} did not end after SIGTERM:\n{}", i, self.log(i));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK);
         }
+        let _ = child.kill();
+        panic!("{} did not end after SIGTERM:\n{}", i, self.log(i));
     }
 
     /// Whether node `i`'s process still runs.
@@ -188,8 +187,7 @@ impl Cluster {
     }
 
     fn wait_ready(&mut self, i: usize) {
-        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
-        while Instant::now() < deadline {
+        for _ in 0..READY_LOOKS_MAX {
             if http_status(self.nodes[i].http, "/readyz") == Some(200) {
                 return;
             }
@@ -200,7 +198,7 @@ impl Cluster {
                     self.log(i)
                 );
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK);
         }
         panic!("{} is not ready:\n{}", self.nodes[i].name, self.log(i));
     }

@@ -11,7 +11,7 @@ use std::{
 use ringfort_client::Client;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, copy_tree},
     writers::{Ledger, check, write_until},
 };
 
@@ -80,4 +80,57 @@ async fn one_node_may_die_and_come_back_under_writes() {
         tally.acked, tally.failed
     );
     check(&client, &ledger).await;
+}
+
+/// Writes to all three owners; waits until the others have found a node that just came back.
+async fn put_everywhere(client: &Client, key: &str, value: &'static str) {
+    for _ in 0..200 {
+        match client.put(key, value).w(3).if_absent().await {
+            Ok(_) => return,
+            Err(error) => assert!(error.is_retryable(), "{key}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{key}: three owners are never reachable");
+}
+
+/// A directory put back from a copy remembers less than the others have heard of it: it must not mint the same dots
+/// again, and its copies must not count toward a read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_directory_loses_nothing() {
+    let mut cluster = Cluster::start(3);
+    let client = Client::builder()
+        .endpoints(cluster.endpoints())
+        .build()
+        .expect("a client");
+    for i in 0..200 {
+        let key = format!("old-{i}");
+        put_everywhere(&client, &key, "old").await;
+    }
+    assert!(cluster.terminate(0).success());
+    let backup = cluster.nodes[0].data_dir.with_extension("backup");
+    copy_tree(&cluster.nodes[0].data_dir, &backup);
+    cluster.restart(0);
+    for i in 0..200 {
+        let key = format!("new-{i}");
+        put_everywhere(&client, &key, "new").await;
+    }
+    // What the others have heard is carried once a second at the latest.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    cluster.kill(0);
+    std::fs::remove_dir_all(&cluster.nodes[0].data_dir).expect("it is ours");
+    copy_tree(&backup, &cluster.nodes[0].data_dir);
+    cluster.restart(0);
+    for i in 0..200 {
+        let key = format!("after-{i}");
+        client.put(key, "after").await.expect("a quorum is up");
+    }
+    for (kind, count) in [("old", 200), ("new", 200), ("after", 200)] {
+        for i in 0..count {
+            let key = format!("{kind}-{i}");
+            let read = client.get(key.as_str()).r(2).await.expect("a quorum is up");
+            let value = read.one().expect("one value");
+            assert_eq!(value.as_deref(), Some(kind.as_bytes()), "{key}");
+        }
+    }
 }

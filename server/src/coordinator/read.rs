@@ -262,7 +262,7 @@ impl Step<'_> {
                         key,
                         object,
                         buffered: true,
-                        reap_generation: 0,
+                        ..peer::Store::default()
                     };
                     self.send(peer, Item::Store(store));
                 }

@@ -84,7 +84,7 @@ impl Step<'_> {
         let Phase::Loading(intent) = &pending.phase else {
             return;
         };
-        let (need, buffered) = (intent.need, intent.buffered);
+        let (need, buffered, floor) = (intent.need, intent.buffered, intent.write.floor());
         let sole = is_sole(record, intent.write.request, self.wall_ms);
         let is_put = pending.verb == Verb::Put;
         let context = if is_put && sole {
@@ -110,6 +110,8 @@ impl Step<'_> {
                 object,
                 buffered,
                 reap_generation: 0,
+                client: floor.client,
+                lowest_unanswered: floor.lowest_unanswered,
             };
             self.send(peer, Item::Store(store));
         }

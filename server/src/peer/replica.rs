@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1};
 use ringfort_ring::{StoreId, Token, token_of_framed};
-use ringfort_storage::{Key, Record, Store, store::Read};
+use ringfort_storage::{Key, Record, Store, store::Read, version::Floor};
 
 use super::{
     fence::{Fenced, Fences, Heard},
@@ -174,13 +174,17 @@ impl Replica {
         if !view.is_mine(view.layout().partition_of(Token(key.token()))) {
             return Err(Reason::NotSynced);
         }
+        let floor = Floor {
+            client: store.client,
+            lowest_unanswered: store.lowest_unanswered,
+        };
         let object = decode_object(store.object).map_err(|why| {
             tracing::warn!(%why, "refused an object of a peer");
             Reason::BadRequest
         })?;
         self.parts
             .store
-            .merge(&key, object)
+            .merge_write(&key, object, floor)
             .map_err(|_| Reason::Overloaded)
     }
 

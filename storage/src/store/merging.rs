@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::key::Key;
 use crate::record::Record;
-use crate::version::{APPLIED_MAX, Object, RequestId};
+use crate::version::{APPLIED_MAX, Floor, Object, RequestId};
 
 /// The merger of two copies, with the list of applied requests cut to the newest [`APPLIED_MAX`] beside those of
 /// siblings: there the promise to know a retry ends.
-pub(super) fn merge(one: Object, other: Object) -> Object {
-    let merged = one.merge(other);
+pub(super) fn merge(one: Object, other: Object, floor: Floor) -> Object {
+    let merged = one.merge(other).without_answered(floor);
     if merged.applied().len() <= APPLIED_MAX + merged.siblings().len() {
         return merged;
     }
@@ -36,7 +36,11 @@ pub(super) fn fold(key: &Key, under: Option<&Arc<Record>>, operand: &Arc<Record>
         None => Arc::clone(operand),
         Some(under) if operand.object().is_empty() => Arc::clone(under),
         Some(under) => {
-            let folded = merge(under.object().clone(), operand.object().clone());
+            let folded = merge(
+                under.object().clone(),
+                operand.object().clone(),
+                Floor::default(),
+            );
             Arc::new(Record::new(key, folded))
         }
     }
@@ -57,7 +61,7 @@ mod tests {
                 sequence,
             };
             writer = foreign(&writer, 2, sequence, request, b"v");
-            replica = merge(replica, writer.clone());
+            replica = merge(replica, writer.clone(), Floor::default());
             assert!(replica.applied().len() <= APPLIED_MAX + 1);
             assert_eq!(replica.siblings(), writer.siblings());
         }
@@ -80,6 +84,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_client_has_an_answer_to_is_forgotten() {
+        let mut writer = Object::empty();
+        let mut replica = Object::empty();
+        for sequence in 1..=100 {
+            let request = RequestId {
+                client: 1,
+                sequence,
+            };
+            writer = foreign(&writer, 2, sequence, request, b"v");
+            let floor = Floor {
+                client: 1,
+                lowest_unanswered: sequence.saturating_sub(3),
+            };
+            replica = merge(replica, writer.clone(), floor);
+            assert!(replica.applied().len() <= 5, "{}", replica.applied().len());
+            assert!(replica.find(request).is_some());
+        }
+    }
+
+    #[test]
     fn short_lists_are_united() {
         let request = |client| RequestId {
             client,
@@ -88,7 +112,7 @@ mod tests {
         let base = foreign(&Object::empty(), 2, 1, request(1), b"base");
         let one = foreign(&base, 3, 1, request(2), b"one");
         let other = foreign(&base, 4, 1, request(3), b"other");
-        let merged = merge(one.clone(), other.clone());
+        let merged = merge(one.clone(), other.clone(), Floor::default());
         assert_eq!(merged, one.merge(other));
         assert_eq!(merged.applied().len(), 3);
     }

@@ -11,7 +11,7 @@ use super::{Inner, Store};
 use crate::codec;
 use crate::key::Key;
 use crate::record::Record;
-use crate::version::{Dot, NewPayload, Object, Payload, Sibling, Write};
+use crate::version::{Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
 
 /// What a coordinator judges before it mints (replicas never do: they take whatever was acknowledged elsewhere).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,13 +161,21 @@ impl Store {
     /// # Errors
     /// [`StoreFull`]; nothing changed then.
     pub fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
+        self.merge_write(key, object, Floor::default())
+    }
+
+    /// [`Self::merge`] of a copy that a client's write made, and with it forgets the requests that `floor` covers.
+    ///
+    /// # Errors
+    /// [`StoreFull`]; nothing changed then.
+    pub fn merge_write(&self, key: &Key, object: Object, floor: Floor) -> Result<u64, StoreFull> {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
         let slot = match shard.touch(key) {
             None => Slot::Operand(Arc::new(Record::new(key, object))),
             Some(entry) => {
                 let held = entry.slot.record();
-                let record = Record::new(key, merge(held.object().clone(), object));
+                let record = Record::new(key, merge(held.object().clone(), object, floor));
                 if record.leaf() == held.leaf() && record.object() == held.object() {
                     return Ok(entry.sequence);
                 }

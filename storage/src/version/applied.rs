@@ -3,7 +3,7 @@
 //! Invariant: the request of every sibling is listed, and the sibling's dot is the lowest of that entry. An entry
 //! without a sibling says that the request was applied and has since been overwritten.
 
-use super::{Dot, RequestId, Sibling};
+use super::{Dot, Floor, RequestId, Sibling};
 
 /// The most entries that a write leaves, not counting those of siblings, which always stay.
 pub const APPLIED_MAX: usize = 64;
@@ -155,18 +155,11 @@ pub(super) fn add(list: &mut Vec<Applied>, entry: Applied) {
 ///
 /// The entries of siblings stay. Without its entry a sibling could not be told from a covered duplicate of its
 /// own request, and merging would drop an acknowledged write (I2); and a live sibling answers a retry anyway.
-pub(super) fn prune(
-    list: &mut Vec<Applied>,
-    siblings: &[Sibling],
-    client: u64,
-    floor: u64,
-    now_ms: u64,
-) {
+pub(super) fn prune(list: &mut Vec<Applied>, siblings: &[Sibling], floor: Floor, now_ms: u64) {
     let has_sibling = |request: RequestId| siblings.iter().any(|s| s.request == request);
     let oldest_ms = now_ms.saturating_sub(APPLIED_AGE_MS_MAX);
     list.retain(|entry| {
-        let answered = entry.request.client == client && entry.request.sequence < floor;
-        let retryable = entry.at_ms >= oldest_ms && !answered;
+        let retryable = entry.at_ms >= oldest_ms && !floor.covers(entry.request);
         retryable || has_sibling(entry.request)
     });
     if list.len() <= APPLIED_MAX {

@@ -61,3 +61,20 @@ impl fmt::Debug for RequestId {
         write!(f, "{:x}#{}", self.client, self.sequence)
     }
 }
+
+/// A client's word that it has answers to all of its requests below a sequence: nobody will repeat them. The default
+/// says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Floor {
+    /// The client.
+    pub client: u64,
+    /// Its lowest sequence without an answer.
+    pub lowest_unanswered: u64,
+}
+
+impl Floor {
+    /// Whether the request will not be repeated.
+    pub fn covers(self, request: RequestId) -> bool {
+        request.client == self.client && request.sequence < self.lowest_unanswered
+    }
+}

@@ -1,7 +1,7 @@
 //! The object: all that is stored for one key.
 
 use super::applied::{self, Applied};
-use super::{Clock, Dot, RequestId, Sibling};
+use super::{Clock, Dot, Floor, RequestId, Sibling};
 
 /// All that is stored for one key: a clock, the siblings that nobody has overwritten, and the requests seen.
 ///
@@ -112,6 +112,17 @@ impl Object {
     /// The entry of a request that was applied, whether it still has a sibling or was overwritten.
     pub fn find(&self, request: RequestId) -> Option<&Applied> {
         applied::find(&self.applied, request)
+    }
+
+    /// Forgets the requests of `floor`'s client that nobody will repeat. Those that still have a sibling stay, as with
+    /// every pruning of the list.
+    #[must_use]
+    pub fn without_answered(mut self, floor: Floor) -> Object {
+        let siblings = &self.siblings;
+        self.applied.retain(|entry| {
+            !floor.covers(entry.request) || siblings.iter().any(|s| s.request == entry.request)
+        });
+        self
     }
 
     /// The bytes that it takes in a message or on disk, near enough to judge limits by.

@@ -1,7 +1,7 @@
 //! Writing: one new sibling in place of those that its context covers. Invariant I2.
 
 use super::applied::{self, Applied, Dots};
-use super::{Clock, Dot, Object, Payload, RequestId, Sibling, Value};
+use super::{Clock, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
 
 /// What a client asks to write.
 #[derive(Clone, Debug)]
@@ -16,6 +16,16 @@ pub struct Write {
     pub lowest_unanswered: u64,
     /// From when on a value reads as a tombstone, in ms since 1970; 0: never. Deletes ignore it.
     pub expires_at_ms: u64,
+}
+
+impl Write {
+    /// What the client says of its earlier requests.
+    pub fn floor(&self) -> Floor {
+        Floor {
+            client: self.request.client,
+            lowest_unanswered: self.lowest_unanswered,
+        }
+    }
 }
 
 /// A value, or none.
@@ -104,13 +114,7 @@ impl Object {
                 dots: Dots::one(dot),
             },
         );
-        applied::prune(
-            &mut applied,
-            &siblings,
-            write.request.client,
-            write.lowest_unanswered,
-            now_ms,
-        );
+        applied::prune(&mut applied, &siblings, write.floor(), now_ms);
         Object {
             clock,
             siblings,

@@ -14,7 +14,7 @@ use crate::store::entry::Slot;
 use crate::store::merging::{self, fold};
 use crate::store::rowio::{self, Stored};
 use crate::store::table::{SHARDS, Table};
-use crate::version::Object;
+use crate::version::{Floor, Object};
 
 /// What a drain was about to do when the process ended.
 pub(super) struct Intent {
@@ -123,7 +123,7 @@ fn apply(table: &Table, sequence: u64, bytes: &[u8]) -> Result<bool, CodecError>
                     let held = entry.slot.record().object().clone();
                     entry.slot.with(Arc::new(Record::new(
                         &key,
-                        merging::merge(held, record.into_object()),
+                        merging::merge(held, record.into_object(), Floor::default()),
                     )))
                 }
             };
