@@ -8,95 +8,12 @@
 //! The last is weaker than what file systems do (a synced new file keeps its name on ext4 and XFS), so it is on the safe side.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::chance::Chance;
+use crate::file::{File, Kept, Pending};
+use crate::image::Image;
 use crate::recorder::{FileId, Op, Trace};
-
-/// The content of a directory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Image {
-    /// By path relative to the root, parts joined by `/`.
-    pub files: BTreeMap<String, Vec<u8>>,
-    /// Without the root itself.
-    pub directories: BTreeSet<String>,
-}
-
-impl Image {
-    /// Reads a directory.
-    pub fn read(root: &Path) -> Self {
-        let mut image = Self::default();
-        image.read_into(root, "");
-        image
-    }
-
-    fn read_into(&mut self, root: &Path, directory: &str) {
-        for entry in std::fs::read_dir(root.join(directory)).expect("lists") {
-            let entry = entry.expect("an entry");
-            let name = entry
-                .file_name()
-                .into_string()
-                .expect("our names are UTF-8");
-            let path = match directory {
-                "" => name,
-                directory => format!("{directory}/{name}"),
-            };
-            if entry.file_type().expect("a type").is_dir() {
-                self.read_into(root, &path);
-                self.directories.insert(path);
-            } else {
-                let bytes = std::fs::read(entry.path()).expect("reads");
-                self.files.insert(path, bytes);
-            }
-        }
-    }
-
-    /// Makes the directory, which must not exist.
-    pub fn write(&self, root: &Path) {
-        std::fs::create_dir_all(root).expect("makes the root");
-        for directory in &self.directories {
-            std::fs::create_dir(root.join(directory)).expect("makes a directory");
-        }
-        for (path, bytes) in &self.files {
-            std::fs::write(root.join(path), bytes).expect("writes");
-        }
-    }
-
-    /// Where the two first differ, in words.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        if self.directories != other.directories {
-            let (ours, theirs) = (&self.directories, &other.directories);
-            return Some(format!("directories {ours:?}, not {theirs:?}"));
-        }
-        let names = self.files.keys().chain(other.files.keys());
-        for name in names {
-            match (self.files.get(name), other.files.get(name)) {
-                (Some(ours), Some(theirs)) if ours == theirs => {}
-                (Some(ours), Some(theirs)) => {
-                    let at = ours.iter().zip(theirs).position(|(a, b)| a != b);
-                    let (ours, theirs) = (ours.len(), theirs.len());
-                    return Some(format!("{name} at {at:?} ({ours} and {theirs} bytes)"));
-                }
-                (ours, _) => return Some(format!("{name} is there only {}", ours.is_some())),
-            }
-        }
-        None
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Pending {
-    Write { offset: usize, bytes: Arc<[u8]> },
-    Resize(usize),
-}
-
-#[derive(Debug, Clone, Default)]
-struct File {
-    synced: Vec<u8>,
-    /// Since then, in order.
-    pending: Vec<Pending>,
-}
 
 #[derive(Debug, Clone)]
 enum NameChange {
@@ -121,15 +38,6 @@ pub struct Disk {
     pending: Vec<NameChange>,
 }
 
-/// How much of the unsynced survives a cut.
-#[derive(Debug, Clone, Copy)]
-enum Kept {
-    Nothing,
-    Everything,
-    /// Each with this chance, in percent.
-    Some(usize),
-}
-
 impl Disk {
     /// The disk before the first operation of a trace: everything in the base is durable.
     pub fn new(trace: &Trace) -> Self {
@@ -145,6 +53,44 @@ impl Disk {
                 directories: trace.base.directories.clone(),
             },
             pending: Vec::new(),
+        }
+    }
+
+    /// This disk before the first operation of a trace that begins with what the process saw: the process was killed, and
+    /// what was not synced still is not.
+    pub fn go_on(self, trace: &Trace) -> Self {
+        let seen = self.names(&mut Chance::new(0), Kept::Everything);
+        let mut now: BTreeMap<FileId, FileId> = BTreeMap::new();
+        for (path, file) in &seen.files {
+            now.insert(*file, trace.files[path]);
+        }
+        // Files that no name leads to any more, and that a cut may bring back.
+        let mut free = FileId::MAX;
+        for file in self.files.keys() {
+            now.entry(*file).or_insert_with(|| {
+                free -= 1;
+                free
+            });
+        }
+        let renumber = |(path, file): (String, FileId)| (path, now[&file]);
+        Self {
+            files: self
+                .files
+                .into_iter()
+                .map(|(file, content)| (now[&file], content))
+                .collect(),
+            synced: Names {
+                files: self.synced.files.into_iter().map(renumber).collect(),
+                directories: self.synced.directories,
+            },
+            pending: self
+                .pending
+                .into_iter()
+                .map(|change| match change {
+                    NameChange::File(path, file) => NameChange::File(path, now[&file]),
+                    change => change,
+                })
+                .collect(),
         }
     }
 
@@ -238,111 +184,6 @@ impl Disk {
             changes().take(count).for_each(|change| names.apply(change));
         }
         names
-    }
-}
-
-impl Kept {
-    /// How many of `count` changes in a row arrived.
-    fn prefix(self, count: usize, chance: &mut Chance) -> usize {
-        match self {
-            Kept::Nothing => 0,
-            Kept::Everything => count,
-            Kept::Some(percent) if chance.percent(percent) => 1 + chance.below(count),
-            Kept::Some(_) => 0,
-        }
-    }
-}
-
-impl File {
-    fn image(&self, block: usize, chance: &mut Chance, kept: Kept) -> Vec<u8> {
-        let mut bytes = self.synced.clone();
-        if self.pending.is_empty() {
-            return bytes;
-        }
-        let lengths = self.lengths();
-        let longest = *lengths.iter().max().expect("one at least");
-        let length = match kept.prefix(lengths.len() - 1, chance) {
-            0 => lengths[0],
-            now if matches!(kept, Kept::Some(_)) && chance.percent(30) => {
-                let (low, high) = (lengths[0].min(lengths[now]), lengths[0].max(lengths[now]));
-                low + chance.below(high - low + 1)
-            }
-            now => lengths[now],
-        };
-        bytes.resize(longest, 0);
-        for (number, changes) in self.by_block(block, longest) {
-            let start = number * block;
-            let end = (start + block).min(longest);
-            let count = kept.prefix(changes.len(), chance);
-            for change in changes.into_iter().take(count) {
-                self.pending[change].apply_within(&mut bytes[start..end], start);
-            }
-        }
-        bytes.truncate(length);
-        bytes
-    }
-
-    /// The length at the last sync and after each change since.
-    fn lengths(&self) -> Vec<usize> {
-        let mut lengths = vec![self.synced.len()];
-        let mut now = self.synced.len();
-        for change in &self.pending {
-            now = match change {
-                Pending::Write { offset, bytes } => now.max(offset + bytes.len()),
-                Pending::Resize(length) => *length,
-            };
-            lengths.push(now);
-        }
-        lengths
-    }
-
-    /// The indices of the changes of each block, in order.
-    fn by_block(&self, block: usize, longest: usize) -> BTreeMap<usize, Vec<usize>> {
-        let mut blocks: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (index, change) in self.pending.iter().enumerate() {
-            let (start, end) = match change {
-                Pending::Write { offset, bytes } => (*offset, offset + bytes.len()),
-                Pending::Resize(length) => (*length, longest),
-            };
-            for number in start / block..end.div_ceil(block) {
-                blocks.entry(number).or_default().push(index);
-            }
-        }
-        blocks
-    }
-}
-
-impl Pending {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Pending::Write { offset, bytes: new } => {
-                let end = offset + new.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[*offset..end].copy_from_slice(new);
-            }
-            Pending::Resize(length) => bytes.resize(*length, 0),
-        }
-    }
-
-    /// Applies the part that lies within one block, which starts at `start`.
-    fn apply_within(&self, block: &mut [u8], start: usize) {
-        let end = start + block.len();
-        match self {
-            Pending::Write { offset, bytes } => {
-                let (from, to) = (start.max(*offset), end.min(offset + bytes.len()));
-                if from < to {
-                    block[from - start..to - start]
-                        .copy_from_slice(&bytes[from - offset..to - offset]);
-                }
-            }
-            Pending::Resize(length) => {
-                if *length < end {
-                    block[length.saturating_sub(start)..].fill(0);
-                }
-            }
-        }
     }
 }
 

@@ -4,7 +4,8 @@ use ringfort_storage::engine::EngineHome;
 use ringfort_storage::engine::sled::SledHome;
 
 use crate::chance::Chance;
-use crate::disk::{Disk, Image};
+use crate::disk::Disk;
+use crate::image::Image;
 use crate::recorder;
 
 const CACHE_BYTES: u64 = 1 << 20;

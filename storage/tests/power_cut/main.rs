@@ -6,9 +6,19 @@
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod chance;
+mod cuts;
 mod disk;
 mod engine;
+mod file;
+mod history;
+mod image;
+mod images;
+mod judge;
+mod life;
+mod machines;
+mod places;
 mod recorder;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,4 +48,15 @@ fn setting(name: &str, default: u64) -> u64 {
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the panics within sled, which the engine catches, out of the output.
+fn quiet_engine() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let location = panic.location().map_or("", |location| location.file());
+        if !location.contains("/sled-") {
+            loud(panic);
+        }
+    }));
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libc::{c_char, c_int, c_long, c_uint, c_void, mode_t, off64_t, size_t, ssize_t};
 
-use crate::disk::Image;
+use crate::image::Image;
 
 /// Names one file for as long as it exists, under whatever name.
 pub type FileId = u32;
