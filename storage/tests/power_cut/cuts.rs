@@ -28,18 +28,19 @@ enum Drive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     PowerCut,
-    /// The process dies; what it wrote and did not sync stays for the system to write, or for a later power cut to lose.
-    Kill,
+    /// The process dies before it syncs a file of this kind; what it wrote and did not sync stays for the system to write, or
+    /// for a later power cut to lose.
+    Kill(&'static str),
     Stop,
 }
 
 /// Lives of one store: the next begins from what the last leaves.
 const LIVES: [(Drive, End); 6] = [
     (Drive::Steps, End::PowerCut),
-    (Drive::Steps, End::Kill),
+    (Drive::Steps, End::Kill("checkpoint")),
     (Drive::Steps, End::Stop),
     (Drive::Threads, End::Stop),
-    (Drive::Steps, End::Kill),
+    (Drive::Steps, End::Kill("log")),
     (Drive::Steps, End::PowerCut),
 ];
 const STEPS: usize = 1_200;
@@ -127,12 +128,14 @@ fn cut_all(
     let history = Arc::new(life.history.clone());
     let ops = &life.trace.ops;
     let syncs = places::syncs(&life.trace, 0);
+    let firsts = places::firsts(&syncs);
     let mut cuts: Vec<usize> = (0..count)
         .map(|_| match chance.below(4) {
             // While it starts, and at its first changes.
             0 => chance.below(START_OPS.min(ops.len() + 1)),
-            // With the most at stake.
-            1 => places::pick(&syncs, chance),
+            // With the most at stake, for the first time and later.
+            1 => places::pick(&firsts, chance),
+            2 => places::pick(&syncs, chance),
             _ => chance.below(ops.len() + 1),
         })
         .collect();
@@ -205,12 +208,13 @@ fn next(
     let late = places::syncs(&life.trace, ops.len() / 2);
     let position = match end {
         End::Stop => ops.len(),
-        End::PowerCut | End::Kill => places::pick(&late, chance),
+        End::PowerCut => places::pick(&late, chance),
+        End::Kill(kind) => late[kind][chance.below(late[kind].len())],
     };
     ops[..position].iter().for_each(|op| disk.apply(op));
     let image = match end {
         End::PowerCut => disk.cut(chance),
-        End::Kill | End::Stop => disk.seen(),
+        End::Kill(_) | End::Stop => disk.seen(),
     };
     // How far the log comes back is seen by opening a copy, which is judged, too.
     image.write(root);
@@ -228,9 +232,10 @@ fn next(
     let sequence = opened.store.stats().last_sequence;
     drop(opened);
     std::fs::remove_dir_all(root).expect("removes");
+    let killed = matches!(end, End::Kill(_));
     Begin {
         image: case.image,
-        history: case.history.go_on(position, sequence, end != End::Kill),
-        unsynced: (end == End::Kill).then_some(disk),
+        history: case.history.go_on(position, sequence, !killed),
+        unsynced: killed.then_some(disk),
     }
 }

@@ -41,6 +41,12 @@ pub fn syncs(trace: &Trace, from: usize) -> ByKind {
     syncs
 }
 
+/// The first position of each kind.
+pub fn firsts(positions: &ByKind) -> ByKind {
+    let first = |(kind, positions): (&String, &Vec<usize>)| (kind.clone(), positions[..1].to_vec());
+    positions.iter().map(first).collect()
+}
+
 /// One position, of any kind.
 pub fn pick(positions: &ByKind, chance: &mut Chance) -> usize {
     let of_kind = positions.values().nth(chance.below(positions.len()));
