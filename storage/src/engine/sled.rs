@@ -2,7 +2,7 @@
 //!
 //! - every call is guarded: sled panics on damage (half the opens after one flipped byte) and a panic becomes a typed
 //!   error; an engine that failed once is never dropped, because dropping sled flushes it;
-//! - a flush is durable only because [`super::sync`] replaces `sync_file_range`; checked at each open;
+//! - a flush is durable only because `engine::sync` replaces `sync_file_range`; checked at each open;
 //! - `apply_batch`, transactions and `Tree::checksum` are never called: from their first use on, every read takes a
 //!   process-wide lock. `flush_async` can deadlock, and the periodic flush ignores failed syncs: both unused.
 
