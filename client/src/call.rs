@@ -99,6 +99,7 @@ impl Call {
         let mut ambiguous = false;
         let mut target = None;
         let mut failed: Option<Arc<Session>> = None;
+        let mut said: Option<Error> = None;
         loop {
             let error = match self
                 .attempt(inner, attempt, target.as_deref(), &mut failed)
@@ -113,7 +114,12 @@ impl Call {
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             match policy::decide(&error, attempt, left, inner.random().fraction()) {
-                Decision::Stop => return Err(error.sticky(ambiguous)),
+                Decision::Stop => {
+                    // That yet another node cannot be reached explains less than what a node has said of it.
+                    let silent = error.kind() == Kind::Unavailable && error.failure().is_none();
+                    let error = said.filter(|_| silent).unwrap_or(error);
+                    return Err(error.sticky(ambiguous));
+                }
                 Decision::Again { after, to } => {
                     target = match to {
                         Target::Named(node) => Some(node),
@@ -123,6 +129,9 @@ impl Call {
                         Box::pin(sleep(after)).await;
                     }
                     attempt += 1;
+                    if error.reason() == Some(Reason::QuorumUnavailable) {
+                        said = Some(error);
+                    }
                 }
             }
         }

@@ -250,7 +250,7 @@ impl Error {
     }
 
     /// An answer without a reason that this version knows: ambiguous for a write. The two codes of a caller that is
-    /// turned away at the door carry none by contract (section 9 of the design) and are definite.
+    /// turned away at the door carry none by contract and are definite.
     fn untyped(code: Code, asked: &str, message: String, write: bool) -> Self {
         let kind = match code {
             Code::Unauthenticated => Kind::Unauthenticated,
@@ -300,6 +300,9 @@ fn kind_of(reason: Reason) -> Kind {
     }
 }
 
+/// What the transport calls each of its errors, on the way to the cause: it says nothing.
+const OF_THE_TRANSPORT: &str = "transport error";
+
 /// A status and what caused it, in one line.
 pub(crate) fn words(status: &Status) -> String {
     let mut words = status.message().to_owned();
@@ -309,7 +312,7 @@ pub(crate) fn words(status: &Status) -> String {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let text = cause.to_string();
-        if !words.contains(&text) {
+        if !words.contains(&text) && text != OF_THE_TRANSPORT {
             words = format!("{words}: {text}");
         }
         source = cause.source();

@@ -1,7 +1,7 @@
 //! When a call is sent again, and where to: pure decisions over errors, with no clock and no chance of their own.
 //!
-//! *Invariant (I10):* the client is the only retry layer, and it retries only where section 9 of the design says so:
-//! at most [`ATTEMPTS_MAX`] attempts, under one request id, within one deadline.
+//! *Invariant (I10):* the client is the only retry layer, and it retries only where the table of errors in
+//! README.md says so: at most [`ATTEMPTS_MAX`] attempts, under one request id, within one deadline.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ mod tests {
 
     const LEFT: Duration = Duration::from_secs(1);
 
-    /// What a reason means, as a row of section 9 of the design.
+    /// What a reason means, as a row of the table of errors in README.md.
     struct Row {
         reason: Reason,
         kind: Kind,

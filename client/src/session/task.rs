@@ -128,9 +128,12 @@ async fn open(shared: &Arc<Shared>) -> Result<Streaming<SessionResponse>, Error>
 /// Why a stream was refused. Nothing was sent on it, so whatever the node says, another may be asked: unless it would
 /// say the same of who asks.
 fn no_session(status: &Status, address: &str) -> Error {
-    match refusal(status, address) {
-        error if matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied) => error,
-        error => cannot_reach(address, &error.to_string()),
+    let error = refusal(status, address);
+    let turned_away = matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied);
+    if turned_away || error.failure().is_none() {
+        error
+    } else {
+        cannot_reach(address, &error.to_string())
     }
 }
 

@@ -62,6 +62,30 @@ async fn three_attempts_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_node_said_outlives_that_others_cannot_be_reached() {
+    let mut said = 0;
+    for round in 0..20 {
+        // A client that does not know yet who is up asks the dead ones, too.
+        let (cluster, client) = cluster(3);
+        cluster.stop(1);
+        cluster.stop(2);
+        for _ in 0..3 {
+            cluster.inject(Fault::Refuse(Failure::new(
+                Reason::QuorumUnavailable,
+                "1 of 2 alive",
+            )));
+        }
+        let error = client.put(format!("k{round}"), "v").await.unwrap_err();
+        assert!(!error.is_ambiguous());
+        if !cluster.seen().is_empty() {
+            said += 1;
+            assert_eq!(error.reason(), Some(Reason::QuorumUnavailable), "{error}");
+        }
+    }
+    assert!(said > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_succeed_is_sent_once() {
     for reason in [
         Reason::BadQuorum,
