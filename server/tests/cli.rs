@@ -162,7 +162,36 @@ fn no_node_is_exit_4_whatever_the_command() {
         let output = run(&[args, &nobody].concat());
         assert_eq!(exit(&output), 4, "{args:?}: {}", stderr(&output));
         assert_eq!(stdout(&output), "", "{args:?}");
+        // What happened, whether anything changed, what to do: and each of them once.
+        let words = stderr(&output);
+        assert_eq!(words.matches("cannot reach").count(), 1, "{words}");
+        assert!(
+            words.contains(NOBODY)
+                && words.contains("nothing was changed")
+                && words.contains("--endpoints"),
+            "{words}"
+        );
+        assert!(!words.contains("transport error"), "{words}");
     }
+}
+
+#[test]
+fn a_bad_setting_is_named_with_its_source() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("node.toml");
+    fs::write(&path, "name = \"N0\"\ncapacity = \"much\"\n").expect("written");
+    let path = path.to_str().expect("text");
+    let output = run(&["serve", "--config", path]);
+    assert_eq!(
+        stderr(&output),
+        format!("error: `capacity`: `much` is not a number (file {path}:2)\n")
+    );
+    let output = run(&["serve", "--config", path, "--capacity", "1"]);
+    let words = stderr(&output);
+    assert!(
+        words.starts_with("error: `name` is `N0`: ") && words.contains(&format!("{path}:1")),
+        "{words}"
+    );
 }
 
 #[test]

@@ -14,6 +14,9 @@ use crate::config::parse_duration;
 /// How long a command waits for its answer, unless told otherwise; the client tries again within it.
 const TIMEOUT: &str = "5s";
 
+/// What to do when no node could be reached at all.
+const NOBODY_THERE: &str = "; nothing was changed. `--endpoints` names the nodes to ask, and `ringfort dev` starts some here";
+
 /// How a command reaches the nodes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Reach {
@@ -108,7 +111,11 @@ fn reason_of(error: &Error) -> &'static str {
 
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        let mut cli = CliError::new(exit_of(&error), reason_of(&error), error.to_string());
+        let mut words = error.to_string();
+        if error.kind() == Kind::Unavailable && error.failure().is_none() && !error.is_ambiguous() {
+            words += NOBODY_THERE;
+        }
+        let mut cli = CliError::new(exit_of(&error), reason_of(&error), words);
         cli.retryable = error.is_retryable();
         cli.ambiguous = error.is_ambiguous();
         if let Some(failure) = error.failure() {

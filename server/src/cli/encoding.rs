@@ -59,7 +59,7 @@ pub fn unbase64(text: &str) -> Result<Vec<u8>, String> {
 /// The text is not pairs of hexadecimal digits.
 pub fn unhex(text: &str) -> Result<Vec<u8>, String> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return Err("not pairs of hexadecimal digits".to_owned());
+        return Err("is not pairs of hexadecimal digits".to_owned());
     }
     (0..text.len())
         .step_by(2)
@@ -69,7 +69,7 @@ pub fn unhex(text: &str) -> Result<Vec<u8>, String> {
             u8::from_str_radix(pair, 16)
                 .ok()
                 .filter(|_| digits)
-                .ok_or_else(|| format!("`{pair}` is not a pair of hexadecimal digits"))
+                .ok_or_else(|| format!("has `{pair}`, which is not a pair of hexadecimal digits"))
         })
         .collect()
 }

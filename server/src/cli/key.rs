@@ -23,8 +23,7 @@ impl KeyArg {
     /// The key is empty, or not hexadecimal with `--hex`.
     pub fn bytes(&self) -> Result<Vec<u8>, CliError> {
         let bytes = if self.hex {
-            encoding::unhex(&self.key)
-                .map_err(|what| CliError::usage(format!("the key is {what}")))?
+            encoding::unhex(&self.key).map_err(|what| CliError::usage(format!("the key {what}")))?
         } else {
             self.key.clone().into_bytes()
         };

@@ -322,7 +322,8 @@ impl Texts {
                 Some(value)
             }
             Err(problem) => {
-                self.problems.push(format!("{source}: {problem}"));
+                self.problems
+                    .push(format!("`{name}`: {problem} ({source})"));
                 None
             }
         }

@@ -88,7 +88,7 @@ fn bad_values_are_all_reported_with_their_source() {
     let message = refused(&[("name", "n0"), ("capacity", "much"), ("workers", "-1")]);
     assert_eq!(
         message,
-        "flag --capacity: `much` is not a number\nflag --workers: `-1` is not a whole number"
+        "`capacity`: `much` is not a number (flag --capacity)\n`workers`: `-1` is not a whole number (flag --workers)"
     );
 }
 

@@ -72,13 +72,15 @@ impl Problems<'_> {
         };
         judge(
             "name",
-            NodeName::new(&c.name).map(drop).map_err(|e| e.to_string()),
+            NodeName::new(&c.name)
+                .map(drop)
+                .map_err(|e| format!("is `{}`: {e}", c.name)),
         );
         judge(
             "capacity",
             tokens_for_capacity(c.capacity)
                 .map(drop)
-                .map_err(|e| e.to_string()),
+                .map_err(|e| format!("is {}: {e}", c.capacity)),
         );
         let zone = c.zone.len() <= ZONE_LEN_MAX && c.zone.bytes().all(|b| b.is_ascii_graphic());
         self.check(zone, "zone", || {

@@ -95,9 +95,11 @@ fn quorum_reachable(name: &str, need: u32, alive: u32) -> Result<(), Failure> {
     if alive >= need {
         return Ok(());
     }
-    let why = format!(
-        "{name} is {need}, and {alive} owners of the key are reachable; nothing was attempted"
-    );
+    let owners = match alive {
+        1 => "1 owner of the key is".to_owned(),
+        _ => format!("{alive} owners of the key are"),
+    };
+    let why = format!("{name} is {need}, and {owners} reachable; nothing was attempted");
     Err(Failure::new(Reason::QuorumUnavailable, why)
         .with("need", need)
         .with("alive", alive))
