@@ -68,7 +68,8 @@ async fn cluster(dev: &Dev, out: Out) -> Result<Exit, CliError> {
         ] {
             TcpListener::bind(addr).map_err(|error| {
                 CliError::failed(format!(
-                    "{addr}, the {what} address of {}, cannot be used: {error}; choose other ports with --client-port",
+                    "{addr}, the {what} address of {}, cannot be used: {error}. If a cluster, or one of its nodes, still runs \
+                     there, stop it; else choose other ports with --client-port",
                     node.name
                 ))
             })?;
@@ -89,9 +90,15 @@ async fn cluster(dev: &Dev, out: Out) -> Result<Exit, CliError> {
     report(&nodes, dev, out)?;
     let watched = tokio::select! {
         () = all_dead(&mut nodes, out) => Err(CliError::failed("all nodes have died")),
-        () = stop.asked() => Ok(Exit::Done),
+        () = stop.asked() => {
+            out.say("Stopping …");
+            Ok(Exit::Done)
+        }
     };
     stop_all(&mut nodes).await;
+    if watched.is_ok() {
+        out.say("Stopped. The same command starts the cluster again, with its data.");
+    }
     watched
 }
 
@@ -138,6 +145,16 @@ fn report(nodes: &[Node], dev: &Dev, out: Out) -> Result<(), CliError> {
             out.say(&format!("  {}", node.command_line()));
         }
     }
+    let absent = node::more_data(dev);
+    if !absent.is_empty() {
+        out.say(&format!(
+            "\nwarning: {} is also the data of {}, and {} not started: what needs their copies cannot be served \
+             (see --nodes)",
+            dev.data_dir.display(),
+            absent.join(", "),
+            if absent.len() == 1 { "it was" } else { "they were" },
+        ));
+    }
     out.say("\nReady. Ctrl-C stops all nodes and keeps their data.");
     Ok(())
 }
@@ -166,7 +183,7 @@ async fn all_dead(nodes: &mut [Node], out: Out) {
         let ((node, status), _, _) = select_all(waits).await;
         let how = status.map_or_else(|error| error.to_string(), process::ending);
         out.say(&format!(
-            "{} {how}; the others go on. Its log: {}\nTo start it again:\n  {}",
+            "{} {how}; the others go on. Its log: {}\nTo start it again, in a terminal of its own, where Ctrl-C stops it:\n  {}",
             node.name,
             node.log.display(),
             node.command_line()

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::{
     super::{exit::CliError, probe, process},
-    Dev,
+    Dev, MAX_NODES,
 };
 
 /// Distance of a node's peer port from its client port.
@@ -85,6 +85,14 @@ pub(super) fn plan(dev: &Dev) -> Result<Vec<Node>, CliError> {
         })
 }
 
+/// Nodes of an earlier run whose data lies beside that of these, and that are not among them.
+pub(super) fn more_data(dev: &Dev) -> Vec<String> {
+    (dev.nodes..MAX_NODES)
+        .map(|i| format!("n{i}"))
+        .filter(|name| dev.data_dir.join(name).is_dir())
+        .collect()
+}
+
 /// Worker threads of each of `nodes` nodes on this machine.
 fn workers(nodes: u16) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -134,7 +142,7 @@ impl Node {
                     self.name,
                     process::ending(status),
                     self.log.display(),
-                    tail(&self.log, self.log_from)
+                    tail(&self.log, self.log_from).trim_end()
                 )));
             }
             tokio::time::sleep(READY_PAUSE).await;
@@ -232,5 +240,22 @@ mod tests {
                 .args
                 .contains(&"n0=127.0.0.1:7500,n1=127.0.0.1:7501".to_owned())
         );
+    }
+
+    #[test]
+    fn data_of_nodes_that_are_not_started_is_noticed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in ["n0", "n1", "n2"] {
+            std::fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
+        let dev = |nodes| Dev {
+            nodes,
+            data_dir: dir.path().to_path_buf(),
+            client_port: 7400,
+            verbose: false,
+            more: Vec::new(),
+        };
+        assert_eq!(more_data(&dev(1)), ["n1", "n2"]);
+        assert!(more_data(&dev(3)).is_empty());
     }
 }
