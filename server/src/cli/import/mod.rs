@@ -46,9 +46,15 @@ const MAX_WORDS: u64 = 20;
 /// The state knows a file by its length and the hash of so many bytes of its beginning.
 const HEAD_BYTES: u64 = 64 << 10;
 
+/// Ends the help.
+const GOES_ON: &str = "\
+Each row replaces what its key held; of rows with one key the last wins. A run that was stopped, or had failed rows, goes on
+where it was when the same command is given again: FILE.ringfort-import remembers that.";
+
 /// `ringfort import`: each row replaces what its key held; of rows with one key the last wins. A run that was stopped, or
 /// that had failed rows, goes on where it was when it is started again (see FILE.ringfort-import).
 #[derive(Debug, clap::Args)]
+#[command(after_help = GOES_ON)]
 pub struct Import {
     /// The file, or `-` for standard input
     #[arg(value_name = "FILE")]
@@ -117,7 +123,7 @@ pub fn run(args: &Import, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         };
         if state.rows > 0 {
             out.say(&format!(
-                "going on after {} rows (--restart starts anew)",
+                "going on after row {} (--restart starts anew)",
                 state.rows
             ));
         }
@@ -215,6 +221,7 @@ impl<'a> Job<'a> {
         } else if let Some(path) = &self.path {
             let _ = std::fs::remove_file(path);
         }
+        let next = self.path.as_ref().filter(|_| self.failed > 0);
         let seconds = self.started.elapsed().as_secs_f64();
         let acked = self.rows - self.failed;
         let seconds = (seconds * 1000.0).round() / 1000.0;
@@ -227,6 +234,14 @@ impl<'a> Job<'a> {
             self.out.say(&format!(
                 "{} rows, {acked} acknowledged, {} failed, {seconds} s",
                 self.rows, self.failed
+            ));
+        }
+        if let Some(path) = next {
+            self.out.say(&format!(
+                "the same command goes on after row {} and tries the failed ones again; {} remembers that, for as long \
+                 as the file is the same",
+                self.mark.state().rows,
+                path.display()
             ));
         }
         Ok(if self.failed > 0 {

@@ -101,7 +101,10 @@ impl Shape {
 
     fn member(&self, line: &[u8]) -> Result<Vec<u8>, String> {
         let json: serde_json::Value =
-            serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+            serde_json::from_slice(line).map_err(|error| not_json(&error))?;
+        if !json.is_object() {
+            return Err("not a JSON object".to_owned());
+        }
         match json.get(&self.key_field) {
             Some(serde_json::Value::String(text)) => Ok(text.clone().into_bytes()),
             Some(serde_json::Value::Number(number)) => Ok(number.to_string().into_bytes()),
@@ -109,6 +112,13 @@ impl Shape {
             None => Err(format!("there is no member `{}`", self.key_field)),
         }
     }
+}
+
+/// What is wrong with a line of JSON. Its number is told by whoever tells this, and the parser's own is always 1.
+fn not_json(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    let what = words.split(" at line ").next().unwrap_or_default();
+    format!("not JSON: {what} at column {}", error.column())
 }
 
 fn split<'a>(line: &'a [u8], separator: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
@@ -230,6 +240,10 @@ mod tests {
         assert_eq!(pair(&found[0]), ("a", "{\"key\":\"a\",\"n\":1}"));
         assert_eq!(pair(&found[1]), ("7", "{\"key\":7}"));
         assert!(found[2..].iter().all(|row| row.pair.is_err()));
+        let found = rows("[1]\n{\"key\":}\n", Format::Jsonl, "\\t", None);
+        assert_eq!(found[0].pair, Err("not a JSON object".to_owned()));
+        let words = "not JSON: expected value at column 8";
+        assert_eq!(found[1].pair, Err(words.to_owned()));
         let found = rows(text, Format::Jsonl, "\\t", Some("n"));
         assert_eq!(pair(&found[0]).0, "1");
     }
