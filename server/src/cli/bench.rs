@@ -48,6 +48,7 @@ pub enum Mode {
 
 /// `ringfort bench`: each writer owns keys of its own, in the namespace `bench`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "The keys are in the namespace `bench`, and stay there after the run.")]
 pub struct Bench {
     /// What to measure
     #[arg(value_enum)]

@@ -23,9 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before it goes on after an error.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Ends the help.
+const FORM: &str = "\
+A line is {\"namespace\",\"key\",\"key_text\",\"siblings\":[{\"value\",\"text\"}],\"context\"}; key, value and context are base64, and the
+texts are null where the bytes are no UTF-8. `import` does not read this form back.";
+
 /// `ringfort export`: lines of
 /// `{"namespace","key"(base64),"key_text","siblings":[{"value"(base64),"text"}],"context"}`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = FORM)]
 pub struct Export {
     /// Only this namespace
     #[arg(long, value_name = "NAME")]

@@ -30,9 +30,9 @@ use out::Out;
 
 /// A distributed key-value store server.
 #[derive(Debug, Parser)]
-#[command(name = "ringfort", version, disable_help_subcommand = true)]
+#[command(name = "ringfort", version, disable_help_subcommand = true, after_help = FIRST_STEPS)]
 pub struct Cli {
-    /// Nodes to ask, by client address; any one is enough
+    /// Nodes that put, get and the like ask, by client address; any one that answers is enough
     #[arg(
         long,
         global = true,
@@ -49,6 +49,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Ends the help of the whole.
+const FIRST_STEPS: &str = "First steps: `ringfort dev` starts a cluster in ./ringfort-data; `ringfort put greeting hello` writes to it.";
 
 /// Where a client looks for a node unless told otherwise.
 const DEFAULT_ENDPOINT: &str = "127.0.0.1:7400";

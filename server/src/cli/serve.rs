@@ -37,8 +37,15 @@ const MAX_RESTARTS: u32 = 3;
 /// Threads of sled carry names that begin so.
 const ENGINE_THREAD_PREFIX: &str = "sled";
 
+/// Ends the help.
+const SETTINGS: &str = "\
+Each setting is also an environment variable (--client-addr: RINGFORT_CLIENT_ADDR) and a field of the file (client_addr).
+`ringfort serve --name n0 --check-config` prints them all with their defaults. BYTES: 4096, 64KiB, 1MiB; DURATION: 500ms,
+60s, 2m, 1h.";
+
 /// `ringfort serve`: flags beat environment (`RINGFORT_…`) beats file.
 #[derive(Debug, clap::Args)]
+#[command(after_help = SETTINGS)]
 pub struct Serve {
     /// The settings.
     #[command(flatten)]
