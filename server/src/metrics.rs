@@ -117,7 +117,7 @@ impl Collector for Sources {
 
 impl Sources {
     fn requests(&self, e: &mut DescriptorEncoder) -> fmt::Result {
-        let help = "Finished operations by verb and outcome";
+        let help = "Operations of clients that this node finished, by verb and outcome";
         let mut metric = e.encode_descriptor("requests", help, None, MetricType::Counter)?;
         for verb in Verb::ALL {
             for reason in std::iter::once(None).chain(Reason::ALL.iter().copied().map(Some)) {
@@ -150,19 +150,19 @@ impl Sources {
         let counters: [(&str, &str, Option<Unit>, &AtomicU64); 12] = [
             (
                 "client_in",
-                "Keys and values that clients sent",
+                "Bytes of keys and values that clients sent",
                 bytes.clone(),
                 &c.client_bytes_in,
             ),
             (
                 "client_out",
-                "Values that clients were sent",
+                "Bytes of values that clients were sent",
                 bytes.clone(),
                 &c.client_bytes_out,
             ),
             (
                 "peer_out",
-                "Handed to connections to peers",
+                "Bytes handed to connections to peers",
                 bytes.clone(),
                 &c.peer_bytes_out,
             ),

@@ -246,7 +246,15 @@ impl Node {
             self.parts.driver.start(opened).map_err(|error| {
                 Fatal::Start(format!("the store's threads do not start: {error}"))
             })?;
-        tracing::info!(?report, "recovered");
+        let whole = report.damaged_records == 0
+            && report.damaged_log.is_empty()
+            && report.engine_replaced.is_none()
+            && report.newly_unsynced.as_ref().is_some_and(Vec::is_empty);
+        if whole {
+            tracing::info!(replayed = report.replayed, "recovered");
+        } else {
+            tracing::warn!(?report, "recovered, and not all was as it should be");
+        }
         for (store_id, sequence) in &report.heard {
             self.heard
                 .note(ringfort_ring::StoreId(*store_id), *sequence);

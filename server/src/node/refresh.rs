@@ -116,41 +116,46 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
         vec![
             gauge(
                 "store_keys",
-                "Keys in the engine, tombstones included",
+                "Keys in the engine, tombstones included; what is only in the table is not counted yet",
                 None,
                 stats.keys,
             ),
             gauge(
                 "store_table",
-                "Memory of the table",
+                "Memory of the table, which is write buffer and row cache in one",
                 bytes(),
                 stats.table_bytes as u64,
             ),
             gauge(
                 "store_dirty",
-                "Part of it that the engine does not hold yet",
+                "Memory of what is in the table and not yet in the engine",
                 bytes(),
                 stats.dirty_bytes as u64,
             ),
             gauge(
                 "log_sequence",
-                "Newest log sequence",
+                "Newest sequence of the commit log",
                 None,
                 stats.last_sequence,
             ),
             gauge(
                 "log_durable_sequence",
-                "Newest one on stable storage",
+                "Newest sequence of the commit log that is on stable storage",
                 None,
                 stats.durable_sequence,
             ),
             gauge(
                 "store_quarantined_keys",
-                "Keys in quarantine",
+                "Keys whose record in the engine is damaged, until a repair",
                 None,
                 stats.quarantined as u64,
             ),
-            gauge("store_drains", "Drains since the start", None, stats.drains),
+            gauge(
+                "store_drains",
+                "Times that the table was written down to the engine since the start",
+                None,
+                stats.drains,
+            ),
             gauge(
                 "unsynced_partitions",
                 "Partitions whose copy here does not count toward R",
@@ -165,7 +170,7 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
             ),
             gauge(
                 "peers_connected",
-                "Those with all connections standing",
+                "Members other than this node with all connections to them standing",
                 None,
                 connected as u64,
             ),

@@ -112,7 +112,7 @@ async fn serve_lane(
                 }
             }
             Ok(None) => break "the peer ended the stream".to_owned(),
-            Err(status) => break status.to_string(),
+            Err(status) => break why_ended(&status),
         }
     };
     tracing::info!(peer = %link.name, lane, why, "disconnected");
@@ -124,6 +124,14 @@ async fn serve_lane(
     links.publish();
     events.on_peer_down(link.id);
     proven
+}
+
+/// The end of a stream in words; a status shown whole repeats itself in Rust's own notation.
+fn why_ended(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        words => words.to_owned(),
+    }
 }
 
 fn accept(
