@@ -1,6 +1,6 @@
 //! Objects on the wire: `storage`'s [`Object`] ↔ `ringfort.peer.v1.Object`.
 //!
-//! Keeps the rule of whole objects (section 6): an object travels with its clock, all its siblings and its list of
+//! Keeps the rule of whole objects: an object travels with its clock, all its siblings and its list of
 //! request ids, or not at all. What is decoded is checked (value hashes included) and *copied*: nothing that is kept
 //! holds on to a receive buffer.
 

@@ -1,7 +1,7 @@
 //! Counts the copies of one write.
 //!
-//! Keeps I1 (a write is acknowledged only at W copies, each said to be durable by its own node) and the rule of
-//! section 9: once the dot is minted, the only failure is "outcome unknown".
+//! Keeps I1 (a write is acknowledged only at W copies, each said to be durable by its own node) and this
+//! rule of errors: once the dot is minted, the only failure is "outcome unknown".
 
 use super::OwnerSet;
 
