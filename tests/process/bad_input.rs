@@ -263,3 +263,17 @@ async fn blind_writes_end_in_a_typed_error_at_the_cap() {
     let read = client.get("pile").await.expect("it can be read");
     assert_eq!(read.siblings().len(), 1);
 }
+
+#[test]
+fn a_new_node_whose_client_port_is_taken_founds_nothing() {
+    let cluster = Cluster::prepare(1, &[]);
+    let taken = TcpListener::bind(cluster.nodes[0].client).expect("a free port");
+    let refused = cluster.command(0).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    drop(taken);
+    // With another port it can still found its cluster: the refused start has made no layout durable.
+    let mut elsewhere = Cluster::prepare(1, &[]);
+    elsewhere.nodes[0].data_dir = cluster.nodes[0].data_dir.clone();
+    elsewhere.start_all();
+    assert_eq!(run(&elsewhere, &["put", "k", "v"]).status.code(), Some(0));
+}

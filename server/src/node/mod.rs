@@ -159,6 +159,13 @@ impl Node {
             .bind(&self.config.http_addr.to_string(), "HTTP")
             .await?;
         tasks.spawn(http::serve(listener.incoming, Arc::new(pages)));
+        // Found out now, before anything durable is founded or a long recovery ends; bound for good when they serve.
+        for (addr, what) in [
+            (&self.config.peer_addr, "peer"),
+            (&self.config.client_addr, "client"),
+        ] {
+            drop(self.bind(&addr.to_string(), what).await?);
+        }
 
         let greeter = Arc::new(Greeter {
             roster: roster.clone(),
