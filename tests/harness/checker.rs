@@ -1,0 +1,246 @@
+//! Judges a history: I1 and I2 (what was acknowledged is there or causally dominated), I3 (reads meet writes), I4 (what was replaced
+//! or deleted stays so), nothing invented, nothing left by what "changed nothing", and I5 (replicas equal in the end).
+//!
+//! *How:* every write knows the writes that its context covered, by the values of the read that gave the context. Write `b` may
+//! replace `a` only if `b` covers `a`. So an acknowledged `a` that is not to be seen needs a chain a → b → … of writes that may have
+//! been applied, each covering the one before, which ends in a value that is seen, or in a delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    cluster::SimNode,
+    history::{Kind, Outcome, Read, Records, Write, WriteId},
+};
+
+/// Findings that are told of one run; the first say it all.
+const FINDINGS_MAX: usize = 12;
+
+/// Writes that were acknowledged.
+pub fn acked(records: &Records) -> u64 {
+    let acked = records.writes.values().filter(|w| is_acked(w));
+    acked.count() as u64
+}
+
+fn is_acked(write: &Write) -> bool {
+    write.outcome == Outcome::Acked
+}
+
+fn is_nothing(write: &Write) -> bool {
+    matches!(write.outcome, Outcome::Nothing(_))
+}
+
+/// Whether whoever reads `r` copies meets each write of `w` copies.
+fn meets(w: u32, r: u32, copies: u32) -> bool {
+    w + r > copies
+}
+
+/// What is wrong with a history; empty if nothing is. `damaged`: a disk has lost synced data, so that a single copy promises
+/// nothing.
+pub fn judge(records: &Records, copies: u32, damaged: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut keys: BTreeMap<usize, Key<'_>> = BTreeMap::new();
+    for (&id, write) in &records.writes {
+        let key = keys.entry(write.key).or_default();
+        key.writes.insert(id, write);
+    }
+    for key in keys.values_mut() {
+        key.close();
+        key.copies = copies;
+    }
+    for (number, seen) in &records.finals {
+        if let Some(key) = keys.get(number) {
+            let view = View {
+                name: format!("key {number}, in the end"),
+                seen,
+                // After healing all N copies are read, and with damage a majority.
+                r: if damaged { copies / 2 + 1 } else { copies },
+                begun: u64::MAX,
+                ended: u64::MAX,
+            };
+            key.judge(&view, &mut wrong);
+        }
+    }
+    for read in &records.reads {
+        if let Some(key) = keys.get(&read.key) {
+            key.judge(&View::of(read), &mut wrong);
+        }
+    }
+    wrong.truncate(FINDINGS_MAX);
+    wrong
+}
+
+/// What one read showed.
+struct View<'a> {
+    name: String,
+    seen: &'a BTreeSet<WriteId>,
+    r: u32,
+    begun: u64,
+    ended: u64,
+}
+
+impl<'a> View<'a> {
+    fn of(read: &'a Read) -> Self {
+        View {
+            name: format!(
+                "key {}, read by client {} at {} ms with r {}",
+                read.key, read.client as isize, read.ended_ms, read.r
+            ),
+            seen: &read.seen,
+            r: read.r,
+            begun: read.begun,
+            ended: read.ended,
+        }
+    }
+}
+
+/// The writes of one key.
+#[derive(Default)]
+struct Key<'a> {
+    writes: BTreeMap<WriteId, &'a Write>,
+    /// All that a write covers, at any remove.
+    covered: BTreeMap<WriteId, BTreeSet<WriteId>>,
+    copies: u32,
+}
+
+impl Key<'_> {
+    /// Computes what each write covers at any remove. A write covers older ones only.
+    fn close(&mut self) {
+        for (&id, write) in &self.writes {
+            let mut all = write.covers.clone();
+            for older in &write.covers {
+                all.extend(self.covered.get(older).into_iter().flatten());
+            }
+            self.covered.insert(id, all);
+        }
+    }
+
+    fn judge(&self, view: &View<'_>, wrong: &mut Vec<String>) {
+        self.judge_presence(view, wrong);
+        self.judge_absence(view, wrong);
+    }
+
+    /// I2, I3: what must be there.
+    fn judge_presence(&self, view: &View<'_>, wrong: &mut Vec<String>) {
+        let kept = self.kept(view);
+        for (id, write) in &self.writes {
+            let due = write.kind == Kind::Put
+                && is_acked(write)
+                && write.ended < view.begun
+                && meets(write.w, view.r, self.copies);
+            if due && !kept.contains(id) {
+                wrong.push(format!(
+                    "{}: write {id} (acknowledged, w {}) is neither there nor replaced; seen: {:?}",
+                    view.name, write.w, view.seen
+                ));
+            }
+        }
+    }
+
+    /// The writes that are seen, or replaced by a chain that ends well.
+    fn kept(&self, view: &View<'_>) -> BTreeSet<WriteId> {
+        let mut kept: BTreeSet<WriteId> = BTreeSet::new();
+        // A delete that read for itself may have covered whatever began before it ended.
+        let mut deleted_before = 0;
+        for (&id, write) in self.writes.iter().rev() {
+            let may_apply = !is_nothing(write) && write.begun < view.ended;
+            if may_apply && write.reads_itself {
+                deleted_before = deleted_before.max(write.ended);
+            }
+            let ends_well = view.seen.contains(&id)
+                || (write.kind == Kind::Delete && may_apply)
+                || kept.contains(&id);
+            if ends_well && may_apply {
+                kept.insert(id);
+                kept.extend(&write.covers);
+            }
+        }
+        for (&id, write) in &self.writes {
+            if write.begun < deleted_before {
+                kept.insert(id);
+            }
+        }
+        kept
+    }
+
+    /// I4, and no traces of what "changed nothing": what must not be there.
+    fn judge_absence(&self, view: &View<'_>, wrong: &mut Vec<String>) {
+        for id in view.seen {
+            let Some(write) = self.writes.get(id) else {
+                continue;
+            };
+            if is_nothing(write) {
+                wrong.push(format!(
+                    "{}: write {id} is there, which was refused with nothing changed: {:?}",
+                    view.name, write.outcome
+                ));
+            }
+            if let Some(by) = self.replacer(*id, write, view) {
+                wrong.push(format!(
+                    "{}: write {id} is there, which write {by} had replaced; seen: {:?}",
+                    view.name, view.seen
+                ));
+            }
+        }
+    }
+
+    /// A write that surely replaced this one before the view, if there is one.
+    fn replacer(&self, id: WriteId, write: &Write, view: &View<'_>) -> Option<WriteId> {
+        let replaced = |by: &WriteId, other: &Write| {
+            let sure = view.seen.contains(by)
+                || (is_acked(other)
+                    && other.ended < view.begun
+                    && meets(other.w, view.r, self.copies));
+            let majority = self.copies / 2 + 1;
+            let read_it = other.reads_itself
+                && is_acked(write)
+                && write.ended < other.begun
+                && meets(write.w, majority, self.copies);
+            sure && (self.covered[by].contains(&id) || read_it)
+        };
+        self.writes
+            .iter()
+            .find(|(by, other)| replaced(by, other))
+            .map(|(by, _)| *by)
+    }
+}
+
+/// I5: whether all copies of each key are equal. Reads the stores of the nodes, which must be ready and at rest.
+pub fn replicas(nodes: &[SimNode], copies: usize, damaged: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut leaves: BTreeMap<Vec<u8>, BTreeMap<&str, u64>> = BTreeMap::new();
+    for node in nodes {
+        let Some(store) = node.store() else {
+            wrong.push(format!("{} has no store in the end", node.name));
+            continue;
+        };
+        let mut first = (0, None);
+        loop {
+            let after = first.1.as_deref();
+            let page = match store.scan(first.0, after, u64::MAX, 1_000, usize::MAX) {
+                Ok(page) => page,
+                Err(error) => {
+                    wrong.push(format!("{}: {error}", node.name));
+                    break;
+                }
+            };
+            for (key, record) in page.records {
+                let copies = leaves.entry(key.framed().to_vec()).or_default();
+                copies.insert(&node.name, record.leaf());
+            }
+            let Some(next) = page.next else { break };
+            first = (next.token(), Some(next.framed().to_vec()));
+        }
+    }
+    if damaged {
+        return wrong;
+    }
+    for (key, leaves) in leaves {
+        let different: BTreeSet<u64> = leaves.values().copied().collect();
+        if different.len() > 1 || leaves.len() != copies {
+            let key = String::from_utf8_lossy(&key).into_owned();
+            wrong.push(format!("{key:?}: copies differ in the end: {leaves:x?}"));
+        }
+    }
+    wrong.truncate(FINDINGS_MAX);
+    wrong
+}

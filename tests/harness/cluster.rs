@@ -1,0 +1,189 @@
+//! The nodes of a run: their durable media, and the simulated hosts that run the real node code on them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use ringfort::{
+    config::{Config, Flags},
+    node::{Event, Fatal, Parts, run},
+};
+use ringfort_storage::{Store, disk::Disk, store::StoreConfig};
+use tokio::sync::watch;
+use turmoil::Sim;
+
+use super::{driver::TaskDriver, medium::Medium, net::SimNet, trace::Trace};
+
+/// Partitions of a simulated cluster.
+const PARTITIONS: u32 = 16;
+/// Size of a log segment: small, so that they are recycled within a run.
+pub const SEGMENT_BYTES: u64 = 256 << 10;
+
+/// What is known of a node from outside.
+#[derive(Default)]
+struct Status {
+    ready: bool,
+    starts: u64,
+    ended: Option<Result<(), Fatal>>,
+    store: Option<Store>,
+    stop: Option<watch::Sender<bool>>,
+}
+
+/// One node over all its lives.
+#[derive(Clone)]
+pub struct SimNode {
+    /// Its name, and its host's.
+    pub name: String,
+    /// What survives.
+    pub medium: Medium,
+    status: Arc<Mutex<Status>>,
+    trace: Trace,
+}
+
+impl SimNode {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it serves clients.
+    pub fn is_ready(&self) -> bool {
+        self.status().ready
+    }
+
+    /// How it ended, if it did by itself.
+    pub fn ended(&self) -> Option<Result<(), Fatal>> {
+        self.status().ended.clone()
+    }
+
+    /// Its store, while it runs.
+    pub fn store(&self) -> Option<Store> {
+        self.status().store.clone()
+    }
+
+    /// How often it was started.
+    pub fn starts(&self) -> u64 {
+        self.status().starts
+    }
+
+    /// Asks it to stop, as SIGTERM does.
+    pub fn stop(&self) {
+        if let Some(stop) = &self.status().stop {
+            stop.send_replace(true);
+        }
+    }
+
+    /// Forgets what the last life left in memory.
+    pub fn forget(&self) {
+        let mut status = self.status();
+        *status = Status {
+            starts: status.starts,
+            ..Status::default()
+        };
+    }
+
+    /// One life of the node.
+    async fn live(self, config: Config, seed: u64) {
+        let (stop, mut stopped) = watch::channel(false);
+        let starts = {
+            let mut status = self.status();
+            status.starts += 1;
+            status.stop = Some(stop);
+            status.starts
+        };
+        let (_panics, engine_panics) = watch::channel(None);
+        let parts = Parts {
+            clock: Arc::new(self.medium.clock.clone()),
+            seed: StdRng::seed_from_u64(seed ^ (starts << 32)).random(),
+            net: Arc::new(SimNet),
+            disk: Arc::new(self.medium.disk.clone()) as Arc<dyn Disk>,
+            engine: Arc::new(self.medium.engine.clone()),
+            driver: Arc::new(self.driver()),
+            engine_panics,
+            events: self.events(),
+        };
+        let ended = run(config, parts, async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        })
+        .await;
+        self.trace
+            .line(format_args!("{} ended: {ended:?}", self.name));
+        let mut status = self.status();
+        status.ready = false;
+        status.store = None;
+        status.ended = Some(ended);
+    }
+
+    fn driver(&self) -> TaskDriver {
+        let node = self.clone();
+        TaskDriver {
+            medium: self.medium.clone(),
+            on_start: Arc::new(move |store, report| {
+                let report = format_args!("{} recovered: {report:?}", node.name).to_string();
+                node.trace.line(format_args!("{report}"));
+                node.status().store = Some(store.clone());
+            }),
+        }
+    }
+
+    fn events(&self) -> Arc<dyn Fn(Event) + Send + Sync> {
+        let node = self.clone();
+        Arc::new(move |event| {
+            node.trace.line(format_args!("{}: {event:?}", node.name));
+            if event == Event::Ready {
+                node.status().ready = true;
+            }
+        })
+    }
+}
+
+/// Makes the nodes and their hosts.
+pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, trace: &Trace) -> Vec<SimNode> {
+    let names: Vec<String> = (0..count).map(|i| format!("n{i}")).collect();
+    let mut nodes = Vec::new();
+    for (name, number) in names.iter().zip(1..) {
+        let node = SimNode {
+            name: name.clone(),
+            medium: Medium::new(seed.wrapping_add(number)),
+            status: Arc::default(),
+            trace: trace.clone(),
+        };
+        let config = config(name, &names);
+        let life = node.clone();
+        let node_seed = seed.rotate_left(17) ^ number;
+        sim.host(name.as_str(), move || {
+            let (life, config) = (life.clone(), config.clone());
+            async move {
+                life.live(config, node_seed).await;
+                Ok(())
+            }
+        });
+        nodes.push(node);
+    }
+    nodes
+}
+
+fn config(name: &str, names: &[String]) -> Config {
+    let initial: Vec<String> = names.iter().map(|n| format!("{n}={n}:7500")).collect();
+    let flags = Flags {
+        name: Some(name.to_owned()),
+        client_addr: Some(format!("{name}:7400")),
+        peer_addr: Some(format!("{name}:7500")),
+        http_addr: Some(format!("{name}:7600")),
+        initial: Some(initial.join(",")),
+        partitions: Some(PARTITIONS.to_string()),
+        table_bytes: Some("4MiB".to_owned()),
+        free_space_floor: Some("1MiB".to_owned()),
+        ..Flags::default()
+    };
+    Config::load(&flags, &BTreeMap::new(), None).expect("a good configuration")
+}
+
+/// A store's settings in a simulation.
+pub fn small(config: StoreConfig) -> StoreConfig {
+    StoreConfig {
+        segment_bytes: SEGMENT_BYTES,
+        ..config
+    }
+}

@@ -1,0 +1,19 @@
+//! A whole cluster in one process and one seed: real nodes and real clients on a simulated network, simulated disks and
+//! simulated time, under scheduled faults, with a recorded history and a checker.
+//!
+//! Keeps one promise for all the tests built on it: nothing here takes time or chance from anywhere but the seed, so one seed
+//! replays one run, event by event.
+//!
+//! *Left out on purpose:* anything that stands in for the node or for the client. Only their parts are simulated.
+
+pub mod checker;
+pub mod cluster;
+pub mod driver;
+pub mod faults;
+pub mod history;
+pub mod medium;
+pub mod net;
+pub mod run;
+pub mod storm;
+pub mod trace;
+pub mod workload;

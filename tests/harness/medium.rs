@@ -1,0 +1,63 @@
+//! What a node keeps over its restarts: its disk, its engine's medium, its clock. It lives outside of the simulated host, so
+//! a crash of the host ends everything but this.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use ringfort_storage::{disk::SimDisk, engine::mem::MemHome};
+
+use super::net::SimClock;
+
+/// Simulated time that one step of the log, of the drain or of a load takes, in ms. One tick of the simulation at least, so
+/// that a crash can fall between any two.
+pub const STEP_MS: u64 = 1;
+
+/// The durable side of one node. Clones share it.
+#[derive(Clone)]
+pub struct Medium {
+    /// The data directory.
+    pub disk: SimDisk,
+    /// Where the engine's rows are.
+    pub engine: MemHome,
+    /// The node's clock.
+    pub clock: SimClock,
+    step_ms: Arc<AtomicU64>,
+}
+
+impl Medium {
+    /// Empty; `seed` decides what the disk's faults do.
+    pub fn new(seed: u64) -> Self {
+        Medium {
+            disk: SimDisk::new(seed),
+            engine: MemHome::new(),
+            clock: SimClock::default(),
+            step_ms: Arc::new(AtomicU64::new(STEP_MS)),
+        }
+    }
+
+    /// How long one step takes now, in ms.
+    pub fn step_ms(&self) -> u64 {
+        self.step_ms.load(Ordering::Relaxed)
+    }
+
+    /// Makes each step take this long, in ms.
+    pub fn set_step_ms(&self, ms: u64) {
+        self.step_ms.store(ms.max(STEP_MS), Ordering::Relaxed);
+    }
+
+    /// Cuts the power. What was not synced is kept or lost as `seed` decides.
+    pub fn crash(&self, seed: u64) {
+        self.disk.crash(seed);
+        let pending = self.engine.pending() as u64;
+        self.engine.crash((seed % (pending + 1)) as usize);
+    }
+
+    /// Ends the process, not the machine: what was written stays.
+    pub fn kill(&self) {
+        self.disk.kill();
+        // The engine keeps what was not flushed in its own memory, which goes with the process.
+        self.engine.crash(0);
+    }
+}

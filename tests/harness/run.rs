@@ -1,0 +1,302 @@
+//! One run: a cluster starts, clients work while faults come and go, everything heals, and what is there is read and judged.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, UNIX_EPOCH},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use turmoil::{Builder, Sim};
+
+use super::{
+    checker,
+    cluster::{self, SimNode},
+    faults::{self, Kind},
+    history::History,
+    net::EPOCH_MS,
+    storm::Storm,
+    trace::Trace,
+    workload::{Plan, Worker, final_pass},
+};
+
+/// A cluster must have started within this, in ms of simulated time.
+const START_MS_MAX: u64 = 30_000;
+/// All must be back within this after the end of the faults.
+const BACK_MS_MAX: u64 = 30_000;
+/// The final pass must be through within this.
+const FINAL_MS_MAX: u64 = 600_000;
+/// One tick of the simulation.
+const TICK: Duration = Duration::from_millis(1);
+/// Segments that a connection may have on its way.
+const TCP_SEGMENTS: usize = 4096;
+
+/// Settings of a run; `None` leaves it to the seed.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Number of nodes.
+    pub nodes: Option<usize>,
+    /// Number of clients.
+    pub clients: Option<usize>,
+    /// How long clients work and faults come, in ms.
+    pub storm_ms: Option<u64>,
+    /// No faults.
+    pub calm: bool,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Nodes.
+    pub nodes: usize,
+    /// Simulated time, in ms.
+    pub simulated_ms: u64,
+    /// Calls that clients made.
+    pub calls: u64,
+    /// Writes that were acknowledged.
+    pub acked: u64,
+    /// Calls that failed, by the kind of their error.
+    pub errors: BTreeMap<String, u64>,
+    /// Faults that were done.
+    pub faults: Vec<Kind>,
+    /// What is wrong; empty if all is well.
+    pub wrong: Vec<String>,
+}
+
+/// Where panics are noted: those of tasks end nothing by themselves.
+#[derive(Clone, Default)]
+pub struct Panics(Arc<Mutex<Vec<String>>>);
+
+impl Panics {
+    /// Notes one.
+    pub fn note(&self, words: String) {
+        self.all().push(words);
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: &Options, trace: Trace, panics: &Panics) -> Report {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let latency = Duration::from_millis(chance.random_range(1..6));
+    let mut sim = Builder::new()
+        .epoch(UNIX_EPOCH + Duration::from_millis(EPOCH_MS))
+        .simulation_duration(Duration::from_secs(100_000))
+        .tick_duration(TICK)
+        .min_message_latency(TICK)
+        .max_message_latency(latency * 2)
+        .tcp_capacity(TCP_SEGMENTS)
+        .enable_random_order()
+        .rng_seed(chance.random())
+        .build();
+    let mut run = Run::new(seed, options, &mut chance, &mut sim, latency, trace);
+    let ended = run.phases(&mut sim, panics);
+    let mut report = run.report(&sim);
+    report.wrong.extend(ended.err());
+    let panicked = panics
+        .all()
+        .iter()
+        .map(|p| format!("a panic: {p}"))
+        .collect::<Vec<_>>();
+    report.wrong.extend(panicked);
+    // Dropping hosts in the middle of things is a crash of all of them; nothing more is to be learnt from it.
+    std::mem::forget(sim);
+    report
+}
+
+struct Run {
+    nodes: Vec<SimNode>,
+    plan: Plan,
+    storm_ms: u64,
+    schedule: Vec<faults::Fault>,
+    clients: Vec<String>,
+    latency: Duration,
+    storm: Option<Storm>,
+    replicas: Vec<String>,
+}
+
+impl Run {
+    fn new(
+        seed: u64,
+        options: &Options,
+        chance: &mut StdRng,
+        sim: &mut Sim<'_>,
+        latency: Duration,
+        trace: Trace,
+    ) -> Self {
+        let most = [3, 3, 3, 4, 5, 5, 7, 9];
+        let count = options
+            .nodes
+            .unwrap_or(most[chance.random_range(0..most.len())]);
+        let clients = options.clients.unwrap_or(chance.random_range(1..=4));
+        let storm_ms = options
+            .storm_ms
+            .unwrap_or(chance.random_range(4..10) * 1_000);
+        let schedule = match options.calm {
+            true => Vec::new(),
+            false => faults::schedule(seed, count, storm_ms),
+        };
+        let nodes = cluster::start(sim, count, chance.random(), &trace);
+        let plan = Plan {
+            endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
+            keys: chance.random_range(3..20),
+            copies: 3.min(count as u32),
+            pause_ms: chance.random_range(10..150),
+            begin: Arc::default(),
+            stop: Arc::default(),
+            healed: Arc::default(),
+            done: Arc::default(),
+            damaged: schedule.iter().any(|fault| fault.kind == Kind::BitFlip),
+            history: History::new(trace),
+        };
+        let mut names = Vec::new();
+        for number in 0..clients {
+            let name = format!("c{number}");
+            let worker = Worker::new(plan.clone(), number, chance.random());
+            sim.client(name.as_str(), async move {
+                worker.run().await;
+                Ok(())
+            });
+            names.push(name);
+        }
+        let (pass, pass_seed) = (plan.clone(), chance.random());
+        sim.client("judge", async move {
+            final_pass(pass, pass_seed).await;
+            Ok(())
+        });
+        Run {
+            nodes,
+            plan,
+            storm_ms,
+            schedule,
+            clients: names,
+            latency,
+            storm: None,
+            replicas: Vec::new(),
+        }
+    }
+
+    fn phases(&mut self, sim: &mut Sim<'_>, panics: &Panics) -> Result<(), String> {
+        let steps =
+            |run: &mut Run, sim: &mut Sim<'_>, most_ms: u64, done: &dyn Fn(&Run) -> bool| {
+                run.steps(sim, most_ms, done, panics)
+            };
+        self.storm = Some(self.storm(Vec::new(), 0));
+        steps(self, sim, START_MS_MAX, &Run::all_ready)?
+            .then_some(())
+            .ok_or("the cluster does not start")?;
+        let now = now_ms(sim);
+        self.say(format_args!(
+            "{} nodes are ready: the storm begins",
+            self.nodes.len()
+        ));
+        self.storm = Some(self.storm(self.schedule.clone(), now));
+        set(&self.plan.begin);
+        steps(self, sim, self.storm_ms, &|_| false)?;
+
+        self.say(format_args!("healing"));
+        let mut storm = self.storm.take().expect("set above");
+        let now = now_ms(sim);
+        storm.heal(sim, now);
+        self.storm = Some(storm);
+        // Clients go on while nodes come back.
+        steps(self, sim, BACK_MS_MAX, &Run::all_ready)?
+            .then_some(())
+            .ok_or_else(|| format!("not all nodes are back: {}", self.absent()))?;
+        steps(self, sim, 1_000, &|_| false)?;
+        set(&self.plan.stop);
+        steps(self, sim, 3_000, &|_| false)?;
+        self.say(format_args!("the final pass"));
+        set(&self.plan.healed);
+        steps(self, sim, FINAL_MS_MAX, &|run| {
+            run.plan.done.load(Ordering::Relaxed)
+        })?
+        .then_some(())
+        .ok_or("the final pass does not end")?;
+        self.replicas =
+            checker::replicas(&self.nodes, self.plan.copies as usize, self.plan.damaged);
+        Ok(())
+    }
+
+    fn say(&self, words: std::fmt::Arguments<'_>) {
+        self.plan.history.trace.line(words);
+    }
+
+    fn storm(&self, schedule: Vec<faults::Fault>, from_ms: u64) -> Storm {
+        let trace = self.plan.history.trace.clone();
+        let (nodes, clients) = (self.nodes.clone(), self.clients.clone());
+        Storm::new(nodes, clients, schedule, from_ms, self.latency, trace)
+    }
+
+    fn all_ready(&self) -> bool {
+        self.nodes.iter().all(SimNode::is_ready)
+    }
+
+    fn absent(&self) -> String {
+        let absent = self.nodes.iter().filter(|node| !node.is_ready());
+        let words = absent.map(|node| format!("{} ({:?})", node.name, node.ended()));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Goes on until `done` or for `most_ms`; says whether it was done.
+    fn steps(
+        &mut self,
+        sim: &mut Sim<'_>,
+        most_ms: u64,
+        done: &dyn Fn(&Run) -> bool,
+        panics: &Panics,
+    ) -> Result<bool, String> {
+        let end_ms = now_ms(sim) + most_ms;
+        while now_ms(sim) < end_ms {
+            if done(self) {
+                return Ok(true);
+            }
+            let now_ms = now_ms(sim);
+            if let Some(storm) = &mut self.storm {
+                storm.step(sim, now_ms);
+            }
+            sim.step()
+                .map_err(|error| format!("a host failed: {error}"))?;
+            if !panics.all().is_empty() {
+                return Err("stopped at a panic".to_owned());
+            }
+        }
+        Ok(done(self))
+    }
+
+    fn report(&self, sim: &Sim<'_>) -> Report {
+        let records = self.plan.history.records();
+        let mut wrong = records.wrong.clone();
+        wrong.extend(checker::judge(
+            &records,
+            self.plan.copies,
+            self.plan.damaged,
+        ));
+        wrong.extend(self.replicas.iter().cloned());
+        let storm = self.storm.as_ref();
+        let faults = storm.map(|storm| storm.done.iter().map(|f| f.kind).collect());
+        Report {
+            nodes: self.nodes.len(),
+            simulated_ms: now_ms(sim),
+            calls: records.calls,
+            acked: checker::acked(&records),
+            errors: records.errors.clone(),
+            faults: faults.unwrap_or_default(),
+            wrong,
+        }
+    }
+}
+
+fn now_ms(sim: &Sim<'_>) -> u64 {
+    sim.elapsed().as_millis() as u64
+}
+
+fn set(flag: &AtomicBool) {
+    flag.store(true, Ordering::Relaxed);
+}

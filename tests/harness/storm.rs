@@ -1,0 +1,313 @@
+//! Does the faults of a schedule to a running simulation, ends them, and starts nodes again that have ended.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
+use turmoil::Sim;
+
+use super::{
+    cluster::SimNode,
+    faults::{Fault, Kind},
+    trace::Trace,
+};
+
+/// A node that ended by itself comes back after this, in ms.
+const RESTART_MS: u64 = 300;
+/// Room that a full disk has left, in bytes.
+const FULL_LEFT_BYTES: u64 = 64 << 10;
+
+/// Something to be undone, at a time in ms.
+struct Undo {
+    at_ms: u64,
+    fault: Fault,
+}
+
+/// The faults that are to come, and those that last.
+pub struct Storm {
+    nodes: Vec<SimNode>,
+    clients: Vec<String>,
+    coming: Vec<Fault>,
+    lasting: Vec<Undo>,
+    /// When each node that is down comes back, in ms.
+    back_at_ms: Vec<Option<u64>>,
+    normal_latency: Duration,
+    trace: Trace,
+    /// Faults that were done.
+    pub done: Vec<Fault>,
+    /// How nodes ended by themselves in ways that no fault explains.
+    pub wrong: Vec<String>,
+}
+
+impl Storm {
+    /// Times in `schedule` count from `from_ms`.
+    pub fn new(
+        nodes: Vec<SimNode>,
+        clients: Vec<String>,
+        schedule: Vec<Fault>,
+        from_ms: u64,
+        normal_latency: Duration,
+        trace: Trace,
+    ) -> Self {
+        let mut coming: Vec<Fault> = schedule
+            .into_iter()
+            .map(|fault| Fault {
+                at_ms: fault.at_ms + from_ms,
+                ..fault
+            })
+            .collect();
+        coming.reverse();
+        Storm {
+            back_at_ms: vec![None; nodes.len()],
+            nodes,
+            clients,
+            coming,
+            lasting: Vec::new(),
+            normal_latency,
+            trace,
+            done: Vec::new(),
+            wrong: Vec::new(),
+        }
+    }
+
+    /// To be called before each step of the simulation.
+    pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        while self.coming.last().is_some_and(|f| f.at_ms <= now_ms) {
+            let fault = self.coming.pop().expect("there is a last one");
+            self.trace.line(format_args!("fault {fault:?}"));
+            self.begin(sim, fault, now_ms);
+            self.done.push(fault);
+        }
+        let (over, lasting) = std::mem::take(&mut self.lasting)
+            .into_iter()
+            .partition(|undo| undo.at_ms <= now_ms);
+        self.lasting = lasting;
+        for undo in over {
+            self.undo(sim, undo.fault);
+        }
+        self.tend(sim, now_ms);
+    }
+
+    /// Ends all faults; nodes that are down come back.
+    pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        self.coming.clear();
+        for undo in std::mem::take(&mut self.lasting) {
+            self.undo(sim, undo.fault);
+        }
+        let everybody = self.everybody();
+        for (i, a) in everybody.iter().enumerate() {
+            for b in &everybody[i + 1..] {
+                sim.release(a.as_str(), b.as_str());
+                sim.repair(a.as_str(), b.as_str());
+            }
+        }
+        for back in self.back_at_ms.iter_mut().flatten() {
+            *back = now_ms;
+        }
+    }
+
+    /// Starts nodes whose time has come, and notes those that ended.
+    fn tend(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for i in 0..self.nodes.len() {
+            let node = self.nodes[i].clone();
+            match self.back_at_ms[i] {
+                Some(at_ms) if at_ms <= now_ms => {
+                    self.back_at_ms[i] = None;
+                    node.medium.kill();
+                    node.forget();
+                    self.trace.line(format_args!("{} starts again", node.name));
+                    sim.bounce(node.name.as_str());
+                }
+                Some(_) => {}
+                None if node.ended().is_some() => {
+                    self.back_at_ms[i] = Some(now_ms + RESTART_MS);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn everybody(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().map(|node| node.name.clone());
+        nodes.chain(self.clients.iter().cloned()).collect()
+    }
+
+    fn others(&self, node: usize) -> Vec<String> {
+        let name = &self.nodes[node].name;
+        self.everybody().into_iter().filter(|o| o != name).collect()
+    }
+
+    fn down(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
+        sim.crash(self.nodes[fault.node].name.as_str());
+        self.nodes[fault.node].forget();
+        self.back_at_ms[fault.node] = Some(now_ms + fault.for_ms);
+    }
+
+    fn begin(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
+        let node = self.nodes[fault.node].clone();
+        let name = node.name.as_str();
+        match fault.kind {
+            Kind::Crash => {
+                node.medium.crash(fault.seed);
+                self.down(sim, fault, now_ms);
+            }
+            Kind::Kill => {
+                node.medium.kill();
+                self.down(sim, fault, now_ms);
+            }
+            Kind::Restart => node.stop(),
+            Kind::Partition => {
+                let (near, far) = self.halves(fault.seed);
+                for (a, b) in pairs(&near, &far) {
+                    sim.partition(a, b);
+                }
+            }
+            Kind::OneWay => {
+                for other in self.others(fault.node) {
+                    sim.partition_oneway(name, other.as_str());
+                }
+            }
+            Kind::Hold => sim.hold(name, self.nodes[fault.other].name.as_str()),
+            Kind::Cut => sim.partition(name, self.nodes[fault.other].name.as_str()),
+            Kind::Pause => {
+                for other in self.others(fault.node) {
+                    sim.hold(name, other.as_str());
+                }
+            }
+            Kind::Delay => {
+                let slow = Duration::from_millis(50 + fault.seed % 400);
+                for other in self.others(fault.node) {
+                    sim.set_link_latency(name, other.as_str(), slow);
+                }
+            }
+            Kind::SlowDisk => node.medium.set_step_ms(5 + fault.seed % 200),
+            Kind::FailDisk => node
+                .medium
+                .disk
+                .inject(fault.seed % 20, failure(fault.seed)),
+            Kind::FullDisk => {
+                let disk = &node.medium.disk;
+                if let Ok(space) = disk.space() {
+                    let used = space.total_bytes.saturating_sub(space.free_bytes);
+                    disk.set_capacity(used + fault.seed % FULL_LEFT_BYTES);
+                }
+            }
+            Kind::BitFlip => {
+                self.flip(&node, fault.seed);
+                node.medium.kill();
+                self.down(sim, fault, now_ms);
+            }
+            Kind::ClockJump => {
+                let hours = (fault.seed % 49) as i64 - 24;
+                let offset_ms = hours * 3_600_000 + (fault.seed % 100_000) as i64;
+                node.medium.clock.set_wall_offset_ms(offset_ms);
+            }
+        }
+        self.lasting.push(Undo {
+            at_ms: now_ms + fault.for_ms,
+            fault,
+        });
+    }
+
+    fn undo(&mut self, sim: &mut Sim<'_>, fault: Fault) {
+        let node = &self.nodes[fault.node];
+        let name = node.name.as_str();
+        match fault.kind {
+            Kind::Partition => {
+                let (near, far) = self.halves(fault.seed);
+                for (a, b) in pairs(&near, &far) {
+                    sim.repair(a, b);
+                }
+            }
+            Kind::OneWay => {
+                for other in self.others(fault.node) {
+                    sim.repair_oneway(name, other.as_str());
+                }
+            }
+            Kind::Hold => sim.release(name, self.nodes[fault.other].name.as_str()),
+            Kind::Cut => sim.repair(name, self.nodes[fault.other].name.as_str()),
+            Kind::Pause => {
+                for other in self.others(fault.node) {
+                    sim.release(name, other.as_str());
+                }
+            }
+            Kind::Delay => {
+                for other in self.others(fault.node) {
+                    sim.set_link_latency(name, other.as_str(), self.normal_latency);
+                }
+            }
+            Kind::SlowDisk => node.medium.set_step_ms(0),
+            Kind::FullDisk => node.medium.disk.set_capacity(u64::MAX),
+            Kind::Crash
+            | Kind::Kill
+            | Kind::Restart
+            | Kind::FailDisk
+            | Kind::BitFlip
+            | Kind::ClockJump => {}
+        }
+    }
+
+    /// Everybody in two halves, with nodes in both.
+    fn halves(&self, seed: u64) -> (Vec<String>, Vec<String>) {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut names: Vec<String> = self.nodes.iter().map(|n| n.name.clone()).collect();
+        names.shuffle(&mut chance);
+        let cut = chance.random_range(1..names.len());
+        let mut far = names.split_off(cut);
+        for client in &self.clients {
+            let side = if chance.random() {
+                &mut names
+            } else {
+                &mut far
+            };
+            side.push(client.clone());
+        }
+        (names, far)
+    }
+
+    /// Flips a bit in a log segment or in a row of the engine.
+    fn flip(&self, node: &SimNode, seed: u64) {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mask = 1 << chance.random_range(0..8);
+        let rows = node.medium.engine.rows();
+        if chance.random() && !rows.is_empty() {
+            let (key, value) = &rows[chance.random_range(0..rows.len())];
+            let mut value = value.to_vec();
+            if !value.is_empty() {
+                let at = chance.random_range(0..value.len());
+                value[at] ^= mask;
+            }
+            self.trace.line(format_args!("flips a bit of row {key:?}"));
+            node.medium.engine.poke(key, Some(&value));
+            return;
+        }
+        let disk = &node.medium.disk;
+        let segments = disk.list("log").unwrap_or_default();
+        if segments.is_empty() {
+            return;
+        }
+        let name = format!("log/{}", segments[chance.random_range(0..segments.len())]);
+        // The end of a segment is zeros that nobody reads.
+        let written = disk.content(&name).map_or(0, |content| {
+            content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64
+        });
+        let at = chance.random_range(0..=written);
+        self.trace
+            .line(format_args!("flips a bit of {name} at {at}"));
+        disk.flip(&name, at, mask);
+    }
+}
+
+fn failure(seed: u64) -> DiskFault {
+    match seed % 3 {
+        0 => DiskFault::WriteFails,
+        1 => DiskFault::WriteTorn,
+        _ => DiskFault::SyncFails,
+    }
+}
+
+fn pairs<'a>(near: &'a [String], far: &'a [String]) -> Vec<(&'a str, &'a str)> {
+    near.iter()
+        .flat_map(|a| far.iter().map(move |b| (a.as_str(), b.as_str())))
+        .collect()
+}

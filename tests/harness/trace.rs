@@ -1,0 +1,103 @@
+//! The trace of a run: all that happens, in order. Two runs of one seed have the same trace, byte for byte.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    fs::File,
+    io::{BufWriter, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tracing_subscriber::fmt::{MakeWriter, format::Writer, time::FormatTime};
+
+use super::net::elapsed;
+
+/// Lines that are kept to be shown when a run fails.
+const LAST_LINES: usize = 120;
+
+#[derive(Default)]
+struct Inner {
+    last: VecDeque<String>,
+    file: Option<BufWriter<File>>,
+}
+
+/// A trace. Clones share it.
+#[derive(Clone, Default)]
+pub struct Trace(Arc<Mutex<Inner>>);
+
+impl Trace {
+    /// A trace that is also written to a file.
+    pub fn to_file(file: File) -> Self {
+        Trace(Arc::new(Mutex::new(Inner {
+            file: Some(BufWriter::new(file)),
+            ..Inner::default()
+        })))
+    }
+
+    /// Adds a line, with the simulated time before it.
+    pub fn line(&self, words: fmt::Arguments<'_>) {
+        let ms = elapsed().as_millis();
+        self.inner().push(format!("{ms:>7} {words}"));
+    }
+
+    /// The last lines.
+    pub fn last(&self) -> Vec<String> {
+        self.inner().last.iter().cloned().collect()
+    }
+
+    /// Writes out what is buffered.
+    pub fn flush(&self) {
+        if let Some(file) = &mut self.inner().file {
+            // A trace that cannot be written shows when it is compared.
+            let _ = file.flush();
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, line: String) {
+        if let Some(file) = &mut self.file {
+            let _ = writeln!(file, "{line}");
+        }
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+}
+
+/// Stamps log lines with simulated time.
+pub struct SimTime;
+
+impl FormatTime for SimTime {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{:>7}", elapsed().as_millis())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Trace {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+/// Takes one formatted log line.
+pub struct Line<'a>(&'a Trace);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.inner().push(text.trim_end().to_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! The operating system's chance, replaced: what the standard library and tokio draw by themselves (keys of hash maps, the order in
+//! which `select!` looks at its branches) comes from the seed, too.
+//!
+//! Only the `sim` binary links this: in a process that does real work it would be a fault.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static STATE: AtomicU64 = AtomicU64::new(0);
+
+/// Seeds all that follows. To be called before anything draws.
+pub fn seed(seed: u64) {
+    STATE.store(seed ^ 0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+}
+
+/// The next number of a splitmix64 sequence (Steele et al. 2014).
+fn next() -> u64 {
+    let state = STATE.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+    let mut z = state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Stands before libc's function of this name.
+///
+/// # Safety
+/// As for libc's: `buffer` has room for `length` bytes.
+#[allow(
+    unsafe_code,
+    reason = "a C function is replaced, which has no safe form"
+)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
+    for at in 0..length {
+        let byte = (next() >> 56) as u8;
+        // SAFETY: the caller promises room for `length` bytes, and `at` is below it.
+        unsafe { buffer.add(at).write(byte) };
+    }
+    isize::try_from(length).unwrap_or(isize::MAX)
+}

@@ -1,0 +1,133 @@
+//! Runs one seed and tells what came of it. One seed is one process: only so is all that the process counts, hashes and draws by
+//! itself the same in every run.
+
+mod ambient;
+
+use std::{fs::File, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use ringfort_tests::{
+    run::{Options, Panics, Report, run},
+    trace::{SimTime, Trace},
+};
+
+/// Runs one seed of the simulation.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The seed.
+    #[arg(long)]
+    seed: u64,
+    /// Number of nodes, instead of what the seed says.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Number of clients, instead of what the seed says.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// How long clients work and faults come, in simulated ms.
+    #[arg(long)]
+    storm_ms: Option<u64>,
+    /// No faults.
+    #[arg(long)]
+    calm: bool,
+    /// Write the whole trace to this file.
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// What nodes and network say of themselves in the trace, as in RUST_LOG.
+    #[arg(long, default_value = "warn,ringfort=info")]
+    log: String,
+    /// One line, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    ambient::seed(args.seed);
+    let trace = match &args.trace {
+        None => Trace::default(),
+        Some(path) => match File::create(path) {
+            Ok(file) => Trace::to_file(file),
+            Err(error) => {
+                eprintln!("{}: {error}", path.display());
+                return ExitCode::from(2);
+            }
+        },
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(args.log.as_str())
+        .with_timer(SimTime)
+        .with_ansi(false)
+        .with_writer(trace.clone())
+        .init();
+    let panics = Panics::default();
+    let (noted, traced) = (panics.clone(), trace.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        traced.line(format_args!("panic: {panic}\n{backtrace}"));
+        noted.note(panic.to_string());
+    }));
+    let options = Options {
+        nodes: args.nodes,
+        clients: args.clients,
+        storm_ms: args.storm_ms,
+        calm: args.calm,
+    };
+    let report = run(args.seed, &options, trace.clone(), &panics);
+    trace.flush();
+    if args.json {
+        println!("{}", json(args.seed, &report));
+    } else {
+        tell(args.seed, &report, &trace);
+    }
+    if report.wrong.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn tell(seed: u64, report: &Report, trace: &Trace) {
+    if !report.wrong.is_empty() {
+        eprintln!("the last events:");
+        for line in trace.last() {
+            eprintln!("{line}");
+        }
+        eprintln!("\nseed {seed} failed:");
+        for wrong in &report.wrong {
+            eprintln!("- {wrong}");
+        }
+        eprintln!("again: cargo run -p ringfort-tests --bin sim -- --seed {seed}\n");
+    }
+    println!(
+        "seed {seed}: {} nodes, {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, errors {:?}, {}",
+        report.nodes,
+        report.simulated_ms,
+        report.calls,
+        report.acked,
+        report.faults,
+        report.errors,
+        if report.wrong.is_empty() {
+            "all well"
+        } else {
+            "FAILED"
+        },
+    );
+}
+
+fn json(seed: u64, report: &Report) -> serde_json::Value {
+    let faults: Vec<String> = report
+        .faults
+        .iter()
+        .map(|kind| format!("{kind:?}"))
+        .collect();
+    serde_json::json!({
+        "seed": seed,
+        "nodes": report.nodes,
+        "simulated_ms": report.simulated_ms,
+        "calls": report.calls,
+        "acked": report.acked,
+        "errors": report.errors,
+        "faults": faults,
+        "wrong": report.wrong,
+    })
+}
