@@ -10,6 +10,7 @@ pub mod checker;
 pub mod cluster;
 pub mod driver;
 pub mod faults;
+pub mod fleet;
 pub mod history;
 pub mod medium;
 pub mod net;

@@ -17,7 +17,7 @@ use super::{
     cluster::{self, SimNode},
     faults::{self, Kind},
     history::History,
-    net::EPOCH_MS,
+    net::{EPOCH_MS, set_now},
     storm::Storm,
     trace::Trace,
     workload::{Plan, Worker, final_pass},
@@ -261,6 +261,7 @@ impl Run {
             if let Some(storm) = &mut self.storm {
                 storm.step(sim, now_ms);
             }
+            set_now(sim.elapsed());
             sim.step()
                 .map_err(|error| format!("a host failed: {error}"))?;
             if !panics.all().is_empty() {

@@ -74,10 +74,13 @@ fn main() -> ExitCode {
     };
     let report = run(args.seed, &options, trace.clone(), &panics);
     trace.flush();
+    if !report.wrong.is_empty() {
+        complain(args.seed, &report, &trace);
+    }
     if args.json {
         println!("{}", json(args.seed, &report));
     } else {
-        tell(args.seed, &report, &trace);
+        tell(args.seed, &report);
     }
     if report.wrong.is_empty() {
         ExitCode::SUCCESS
@@ -86,18 +89,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn tell(seed: u64, report: &Report, trace: &Trace) {
-    if !report.wrong.is_empty() {
-        eprintln!("the last events:");
-        for line in trace.last() {
-            eprintln!("{line}");
-        }
-        eprintln!("\nseed {seed} failed:");
-        for wrong in &report.wrong {
-            eprintln!("- {wrong}");
-        }
-        eprintln!("again: cargo run -p ringfort-tests --bin sim -- --seed {seed}\n");
+fn complain(seed: u64, report: &Report, trace: &Trace) {
+    eprintln!("the last events:");
+    for line in trace.last() {
+        eprintln!("{line}");
     }
+    eprintln!("\nseed {seed} failed:");
+    for wrong in &report.wrong {
+        eprintln!("- {wrong}");
+    }
+    eprintln!("again: cargo run -p ringfort-tests --bin sim -- --seed {seed}\n");
+}
+
+fn tell(seed: u64, report: &Report) {
     println!(
         "seed {seed}: {} nodes, {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, errors {:?}, {}",
         report.nodes,

@@ -1,0 +1,127 @@
+//! Many seeds: each in a process of its own, a few at a time.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+/// What came of one seed.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// The seed.
+    pub seed: u64,
+    /// What its process printed; `Null` if it printed no report.
+    pub report: Value,
+    /// Its last events and findings, if it failed.
+    pub failure: Option<String>,
+}
+
+/// Runs seeds, `side_by_side` at a time; tells each verdict as it comes. Ends early when `told` says `false`.
+pub fn run(
+    sim: &Path,
+    extra: &[String],
+    seeds: impl Iterator<Item = u64> + Send,
+    side_by_side: usize,
+    told: impl FnMut(Verdict) -> bool + Send,
+) {
+    let seeds = Mutex::new(seeds);
+    let told = Mutex::new(told);
+    let go_on = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..side_by_side.max(1) {
+            scope.spawn(|| {
+                while go_on.load(Ordering::Relaxed) {
+                    let seed = seeds.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(seed) = seed else { return };
+                    let verdict = run_one(sim, extra, seed);
+                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !told(verdict) {
+                        go_on.store(false, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn run_one(sim: &Path, extra: &[String], seed: u64) -> Verdict {
+    let output = Command::new(sim)
+        .args(["--json", "--seed", &seed.to_string()])
+        .args(extra)
+        .output();
+    match output {
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            Verdict {
+                seed,
+                report: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+                failure: (!output.status.success()).then_some(words),
+            }
+        }
+        Err(error) => Verdict {
+            seed,
+            report: Value::Null,
+            failure: Some(format!("{}: {error}", sim.display())),
+        },
+    }
+}
+
+/// What many seeds add up to.
+#[derive(Debug, Clone, Default)]
+pub struct Sum {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Simulated time, in ms.
+    pub simulated_ms: u64,
+    /// Calls of clients.
+    pub calls: u64,
+    /// Writes that were acknowledged.
+    pub acked: u64,
+    /// Faults, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Runs in which two kinds came together, by the pair.
+    pub pairs: BTreeMap<String, u64>,
+    /// Seeds that failed, with what was found.
+    pub failures: BTreeMap<u64, Vec<String>>,
+}
+
+impl Sum {
+    /// Adds one seed.
+    pub fn add(&mut self, verdict: &Verdict) {
+        let number = |name: &str| verdict.report[name].as_u64().unwrap_or(0);
+        self.seeds += 1;
+        self.simulated_ms += number("simulated_ms");
+        self.calls += number("calls");
+        self.acked += number("acked");
+        let texts = |name: &str| -> Vec<String> {
+            let list = verdict.report[name].as_array().into_iter().flatten();
+            list.filter_map(|text| text.as_str().map(str::to_owned))
+                .collect()
+        };
+        let faults = texts("faults");
+        for fault in &faults {
+            *self.faults.entry(fault.clone()).or_default() += 1;
+        }
+        let mut kinds = faults;
+        kinds.sort();
+        kinds.dedup();
+        if let [one, other] = kinds.as_slice() {
+            let pair = format!("{one}+{other}");
+            *self.pairs.entry(pair).or_default() += 1;
+        }
+        if let Some(failure) = &verdict.failure {
+            let mut wrong = texts("wrong");
+            if wrong.is_empty() {
+                wrong.push(failure.lines().last().unwrap_or_default().to_owned());
+            }
+            self.failures.insert(verdict.seed, wrong);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Runs many seeds of the simulation, each in a process of its own, and sums them up.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use ringfort_tests::fleet::{self, Sum};
+
+/// Runs many seeds of the simulation.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Begin no more seeds after this many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// How many at a time [default: one a core].
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Stop at the first failure.
+    #[arg(long)]
+    first: bool,
+    /// Handed to `sim` as they are.
+    #[arg(last = true)]
+    extra: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let Some(sim) = sim_beside_me() else {
+        eprintln!(
+            "no binary `sim` beside this one: build it first (cargo build -p ringfort-tests --bins)"
+        );
+        return ExitCode::from(2);
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let began = now();
+    let end = args.minutes.map(|m| began + Duration::from_secs(m * 60));
+    let bar = ProgressBar::new(args.seeds).with_style(style());
+    let mut sum = Sum::default();
+    let seeds = (args.from..args.from.saturating_add(args.seeds))
+        .take_while(move |_| end.is_none_or(|end| now() < end));
+    fleet::run(
+        &sim,
+        &args.extra,
+        seeds,
+        args.jobs.unwrap_or(cores),
+        |verdict| {
+            sum.add(&verdict);
+            bar.inc(1);
+            bar.set_message(format!("{} failed", sum.failures.len()));
+            if let Some(failure) = &verdict.failure {
+                bar.suspend(|| eprintln!("seed {} failed:\n{failure}", verdict.seed));
+            }
+            verdict.failure.is_none() || !args.first
+        },
+    );
+    bar.finish_and_clear();
+    tell(&sum, now().duration_since(began));
+    match sum.failures.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn tell(sum: &Sum, took: Duration) {
+    let simulated = sum.simulated_ms as f64 / 1_000.0;
+    let took = took.as_secs_f64().max(0.001);
+    println!("seeds            {}", sum.seeds);
+    println!("simulated hours  {:.2}", simulated / 3_600.0);
+    println!(
+        "calls            {} ({:.0} a second)",
+        sum.calls,
+        sum.calls as f64 / took
+    );
+    println!("acknowledged     {}", sum.acked);
+    println!(
+        "took             {took:.0} s, {:.1} simulated seconds a second",
+        simulated / took
+    );
+    println!("faults           {:?}", sum.faults);
+    println!("pairs of kinds   {} different ones", sum.pairs.len());
+    println!("failures         {}", sum.failures.len());
+    for (seed, wrong) in &sum.failures {
+        println!("seed {seed}: {}", wrong.first().map_or("", String::as_str));
+    }
+}
+
+fn sim_beside_me() -> Option<PathBuf> {
+    let sim = std::env::current_exe().ok()?.with_file_name("sim");
+    sim.exists().then_some(sim)
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left, {msg}")
+        .expect("a good template")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures real time, outside of all simulation"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
