@@ -324,9 +324,10 @@ fn outcome_of(error: &Error) -> Outcome {
 pub async fn final_pass(plan: Plan, seed: u64) {
     let client = connect(&plan, seed);
     wait_for(&plan.healed).await;
+    let mut r = plan.copies;
     for round in 0..2 {
         for key in 0..plan.keys {
-            let Some(seen) = final_read(&plan, &client, key).await else {
+            let Some(seen) = final_read(&plan, &client, key, &mut r).await else {
                 let wrong = format!("key {key} cannot be read after healing");
                 plan.history.records().wrong.push(wrong);
                 continue;
@@ -341,15 +342,20 @@ pub async fn final_pass(plan: Plan, seed: u64) {
     plan.done.store(true, Ordering::Relaxed);
 }
 
-async fn final_read(plan: &Plan, client: &Client, key: usize) -> Option<BTreeSet<WriteId>> {
+/// One read of the final pass, tried for long. `r` sinks when a damaged disk keeps all N copies from counting.
+async fn final_read(
+    plan: &Plan,
+    client: &Client,
+    key: usize,
+    r: &mut u32,
+) -> Option<BTreeSet<WriteId>> {
     let began = Instant::now();
-    let mut r = plan.copies;
     while began.elapsed() < FINAL_PATIENCE {
         let begun = plan.history.tick();
-        match client.get(key_name(key)).r(r).strict(true).await {
+        match client.get(key_name(key)).r(*r).strict(true).await {
             Ok(read) => {
                 let values = values(read.siblings());
-                return Some(plan.history.end_read(usize::MAX, key, r, begun, &values));
+                return Some(plan.history.end_read(usize::MAX, key, *r, begun, &values));
             }
             Err(error) => {
                 let trace = &plan.history.trace;
@@ -358,7 +364,7 @@ async fn final_read(plan: &Plan, client: &Client, key: usize) -> Option<BTreeSet
         }
         sleep(FINAL_PAUSE).await;
         if plan.damaged && began.elapsed() > FINAL_PATIENCE / 10 {
-            r = plan.copies / 2 + 1;
+            *r = plan.copies / 2 + 1;
         }
     }
     None

@@ -6,13 +6,13 @@ use ringfort_tests::fleet;
 
 const SIM: &str = env!("CARGO_BIN_EXE_sim");
 
-/// None, a power cut, a pair with a partition, clean restarts, a slow disk with a full one, and flipped bits.
-const SEEDS: [u64; 6] = [0, 1, 4, 29, 95, 115];
+/// No fault; a power cut; a power cut with a partition; flipped bits.
+const SEEDS: [u64; 4] = [0, 1, 4, 115];
 
 #[test]
 fn a_few_seeds_keep_every_promise() {
     let mut failed = Vec::new();
-    let storm = ["--storm-ms", "3000"].map(str::to_owned);
+    let storm = ["--storm-ms", "2000"].map(str::to_owned);
     fleet::run(Path::new(SIM), &storm, SEEDS.into_iter(), 2, |verdict| {
         failed.extend(
             verdict
