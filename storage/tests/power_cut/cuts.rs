@@ -45,6 +45,9 @@ const LIVES: [(Drive, End); 6] = [
 ];
 const STEPS: usize = 1_200;
 
+/// Failures that are reported in full.
+const FAILURES_SHOWN: usize = 5;
+
 /// Operations that a start and what comes right after it take.
 const START_OPS: usize = 64;
 
@@ -105,9 +108,13 @@ fn nothing_acknowledged_is_lost() {
         let root = scratch.path().join("next");
         begin = next(&name, life, disk, end, &root, &mut chance.fork());
     }
-    let cut = cut_images.finish();
-    let flipped = flip_images.finish();
+    let (cut, mut failures) = cut_images.finish();
+    let (flipped, more) = flip_images.finish();
+    failures.extend(more);
     println!("seed {seed}: cuts {cut:?}, flips {flipped:?}");
+    let (count, shown) = (failures.len(), failures.len().min(FAILURES_SHOWN));
+    let shown = failures[..shown].join("\n");
+    assert!(count == 0, "seed {seed}: {count} images failed:\n{shown}");
     let recognised =
         |outcome: &Outcome| !matches!(outcome, Outcome::Whole | Outcome::WholeNewEngine);
     assert!(
