@@ -35,6 +35,9 @@ pub const SESSION_OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const SESSIONS_MAX: usize = 1_024;
 /// Operations in one unary batch; past it `TOO_LARGE`.
 pub const BATCH_OPERATIONS_MAX: usize = 4_096;
+/// Bytes of the answers of one unary batch; past it the batch's further reads are answered `TOO_LARGE`. One larger
+/// answer goes alone.
+pub const BATCH_ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A message from a client, at most.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Windows towards clients: of a stream and of a connection.

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringfort_proto::v1;
+use prost::Message;
+use ringfort_proto::{Failure, Reason, v1, v1::operation_result::Kind};
 use tokio::sync::oneshot;
+
+use crate::limits::BATCH_ANSWER_BYTES_MAX;
 
 /// Takes the results of operations: a session, a unary call, a peer's stream.
 pub trait ReplySink: Send + Sync {
@@ -41,6 +44,8 @@ pub struct Collector {
 
 struct Collecting {
     results: Vec<Option<v1::OperationResult>>,
+    /// Bytes of `results`.
+    bytes: usize,
     missing: usize,
     done: Option<oneshot::Sender<Vec<v1::OperationResult>>>,
 }
@@ -51,6 +56,7 @@ impl Collector {
         let (done, results) = oneshot::channel();
         let state = Collecting {
             results: vec![None; count],
+            bytes: 0,
             missing: count,
             done: Some(done),
         };
@@ -66,7 +72,16 @@ impl Collector {
 impl ReplySink for Collector {
     fn deliver(&self, results: Vec<v1::OperationResult>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for result in results {
+        for mut result in results {
+            let bytes = result.encoded_len();
+            if state.bytes > 0
+                && state.bytes + bytes > BATCH_ANSWER_BYTES_MAX
+                && matches!(result.kind, Some(Kind::Get(_)))
+            {
+                result.kind = Some(Kind::Error(too_much().to_wire()));
+            } else {
+                state.bytes += bytes;
+            }
             let place = usize::try_from(result.id)
                 .ok()
                 .filter(|&id| id < state.results.len());
@@ -83,4 +98,12 @@ impl ReplySink for Collector {
             drop(done.send(state.results.drain(..).flatten().collect()));
         }
     }
+}
+
+/// A read whose answer has no room beside those of the same call.
+fn too_much() -> Failure {
+    let why = format!(
+        "the answers of one batch have more than {BATCH_ANSWER_BYTES_MAX} bytes; read fewer keys at once"
+    );
+    Failure::new(Reason::TooLarge, why).with("limit", BATCH_ANSWER_BYTES_MAX)
 }

@@ -9,7 +9,10 @@ use ringfort_proto::{
 };
 use tonic::{Request, Status, transport::Channel};
 
-use crate::{limits::Limits, testing::*};
+use crate::{
+    limits::{BATCH_ANSWER_BYTES_MAX, Limits},
+    testing::*,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -369,6 +372,35 @@ async fn sessions_are_limited_and_told_of_draining() {
         .await
         .expect_err("draining");
     assert_eq!(reason(&status), Reason::Draining);
+}
+
+#[tokio::test]
+async fn the_answers_of_a_batch_are_bounded() {
+    let cluster = Cluster::of_three().await;
+    let node = &cluster.nodes[0];
+    let mut client = node
+        .client()
+        .await
+        .max_decoding_message_size(2 * BATCH_ANSWER_BYTES_MAX);
+    put_ok(node.run(put("large", &"x".repeat(1 << 20))).await);
+    let get = v1::GetRequest {
+        key: key("large"),
+        ..v1::GetRequest::default()
+    };
+    let batch = v1::BatchGetRequest {
+        gets: vec![get; 40],
+    };
+    let answer = client.batch_get(timed(batch)).await.expect("a batch");
+    let results = answer.into_inner().results;
+    let (mut found, mut refused) = (0, 0);
+    for result in &results {
+        match &result.kind {
+            Some(Answer::Get(get)) if get.siblings.len() == 1 => found += 1,
+            Some(Answer::Error(error)) if error.reason == "TOO_LARGE" => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((found, refused), (31, 9));
 }
 
 /// All pages of a scan.

@@ -8,7 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1};
 use ringfort_ring::{StoreId, Token, token_of_framed};
-use ringfort_storage::{Key, Record, Store, store::Read, version::Floor};
+use ringfort_storage::{
+    Key, Record, Store,
+    store::{Read, StoreFull},
+    version::Floor,
+};
 
 use super::{
     fence::{Fenced, Fences, Heard},
@@ -18,11 +22,14 @@ use super::{
 use crate::{
     coordinator::{Coordinator, Origin, ReplySink},
     counters::{Counters, add},
-    limits::{LOADS_MAX, PEER_STREAMS_MAX},
+    limits::{LOADS_MAX, PEER_MESSAGE_BYTES_MAX, PEER_STREAMS_MAX},
     pool::EnginePool,
     view::{View, Views},
     wire::{decode_object, encode_object},
 };
+
+/// An object that a peer fetches, at most: what is left of a message beside up to 256 KiB of others and small replies.
+const FETCHED_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX - (1 << 20);
 
 /// What a [`Replica`] is made of.
 #[derive(Clone)]
@@ -185,7 +192,10 @@ impl Replica {
         self.parts
             .store
             .merge_write(&key, object, floor)
-            .map_err(|_| Reason::Overloaded)
+            .map_err(|full| match full {
+                StoreFull::Object { .. } => Reason::TooLarge,
+                _ => Reason::Overloaded,
+            })
     }
 
     /// Answers what can be answered now; returns what needs the engine first.
@@ -222,6 +232,11 @@ impl Replica {
         match self.parts.store.read(&wanted.key) {
             Read::Found(record) if wanted.whole => {
                 let object = encode_object(record.object());
+                if object.len() > FETCHED_BYTES_MAX {
+                    // Sent, it would break the stream, and with it everything else that is on its way.
+                    answers.refuse(wanted.id, Reason::TooLarge, 0);
+                    return None;
+                }
                 answers.fetched.push(peer::Fetched {
                     id: wanted.id,
                     object,

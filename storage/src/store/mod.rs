@@ -44,7 +44,7 @@ pub use recovery::{
 };
 pub use scan::{SCAN_KEYS_MAX, ScanPage};
 pub use table::TABLE_BYTES_DEFAULT;
-pub use write::{StoreFull, WriteLimits, WriteRefused, Written};
+pub use write::{STORED_BYTES_MAX, StoreFull, WriteLimits, WriteRefused, Written};
 
 use self::mint::Mint;
 use self::quarantine::Quarantine;

@@ -11,9 +11,15 @@ use super::{Inner, Store};
 use crate::codec;
 use crate::key::Key;
 use crate::record::Record;
-use crate::version::{Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
+use crate::version::{Clock, Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
 
-/// What a coordinator judges before it mints (replicas never do: they take whatever was acknowledged elsewhere).
+/// Bytes of one stored object, at most, whoever made it (I7): with what the log's and the wire's encodings add, it still
+/// fits one record of the log and one message. A coordinator's own limit is far below; merges of many coordinators'
+/// writes can come here.
+pub const STORED_BYTES_MAX: usize = crate::log::RECORD_BYTES_MAX / 4 * 3;
+
+/// What a coordinator judges before it mints (replicas take whatever was acknowledged elsewhere, up to
+/// [`STORED_BYTES_MAX`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteLimits {
     /// Siblings that an object may have after the write.
@@ -99,6 +105,13 @@ pub enum StoreFull {
     /// The store is closing.
     #[error("the store is closing")]
     Closing,
+    /// Not the store, but the object: with this copy merged in it would be larger than any may be. The way out is a put
+    /// with the context of a read.
+    #[error("the object would have {bytes} bytes, more than {STORED_BYTES_MAX}")]
+    Object {
+        /// Bytes that it would have.
+        bytes: usize,
+    },
 }
 
 impl Store {
@@ -153,8 +166,9 @@ impl Store {
         })
     }
 
-    /// Merges a copy that another store sent. Never reads the engine, and judges no limit of objects: an acknowledged
-    /// write is never refused by a replica. Returns the log sequence that makes it durable here (0: it is already).
+    /// Merges a copy that another store sent. Never reads the engine, and judges none of a coordinator's limits: an
+    /// acknowledged write is refused by no replica whose log can carry it. Returns the log sequence that makes it durable
+    /// here (0: it is already).
     ///
     /// What the key and the object hold is kept: give copies, not slices of a receive buffer.
     ///
@@ -172,13 +186,17 @@ impl Store {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
         let slot = match shard.touch(key) {
-            None => Slot::Operand(Arc::new(Record::new(key, object))),
+            None => {
+                check_stored(&object)?;
+                Slot::Operand(Arc::new(Record::new(key, object)))
+            }
             Some(entry) => {
                 let held = entry.slot.record();
                 let record = Record::new(key, merge(held.object().clone(), object, floor));
                 if record.leaf() == held.leaf() && record.object() == held.object() {
                     return Ok(entry.sequence);
                 }
+                check_stored(record.object())?;
                 entry.slot.with(Arc::new(record))
             }
         };
@@ -272,22 +290,32 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
             max: limits.siblings_max,
         });
     }
-    // A delete adds no bytes, and is the way out of an object that merges made too large.
-    let NewPayload::Value(value) = &write.payload else {
-        return Ok(());
+    let context = write.context.as_ref().map_or(0, Clock::len) * CLOCK_ENTRY_BYTES;
+    let (bytes, max) = match &write.payload {
+        NewPayload::Value(value) => {
+            let gone = base.siblings().iter().filter(|s| !stays(s));
+            let gone: usize = gone.map(stored_bytes).sum();
+            let bytes = base.byte_len().saturating_sub(gone) + context + value.len() as usize;
+            (bytes, limits.object_bytes_max)
+        }
+        // A delete keeps the values that it replaces and adds no others: it is a way out of an object that merges made
+        // too large for puts.
+        NewPayload::Delete => (base.byte_len() + context, STORED_BYTES_MAX),
     };
-    let gone: usize = base
-        .siblings()
-        .iter()
-        .filter(|s| !stays(s))
-        .map(stored_bytes)
-        .sum();
-    let bytes = base.byte_len().saturating_sub(gone) + value.len() as usize;
-    if bytes > limits.object_bytes_max {
-        return Err(WriteRefused::ObjectTooLarge {
-            bytes,
-            max: limits.object_bytes_max,
-        });
+    if bytes > max {
+        return Err(WriteRefused::ObjectTooLarge { bytes, max });
+    }
+    Ok(())
+}
+
+/// Bytes of one actor and its counter.
+const CLOCK_ENTRY_BYTES: usize = 16;
+
+/// Refuses an object that the log could not carry.
+fn check_stored(object: &Object) -> Result<(), StoreFull> {
+    let bytes = object.byte_len();
+    if bytes > STORED_BYTES_MAX {
+        return Err(StoreFull::Object { bytes });
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use super::rig::{Rig, applied, foreign, key, put, small_config};
 use crate::disk::Disk;
 use crate::key::Key;
-use crate::store::{DrainStep, Read, StoreFull, WriteLimits, WriteRefused, Written};
-use crate::version::{NewPayload, Object, RequestId, Write};
+use crate::store::{DrainStep, Read, StoreConfig, StoreFull, WriteLimits, WriteRefused, Written};
+use crate::version::{ActorId, Clock, NewPayload, Object, RequestId, Write};
 
 fn rig() -> Rig {
     Rig::new(1, small_config())
@@ -116,6 +116,55 @@ fn an_erased_key_is_gone_from_the_engine() {
     assert_eq!(rig.store().stats().keys, 0);
     rig.store().inner.table.evict_all();
     assert!(rig.get(&key(1)).object().is_empty());
+}
+
+#[test]
+fn what_the_log_cannot_carry_is_refused_and_harms_nothing() {
+    let config = StoreConfig {
+        table_bytes: 256 << 20,
+        ..small_config()
+    };
+    let mut rig = Rig::new(1, config);
+    let copy = |actor: u64| {
+        let request = RequestId {
+            client: actor,
+            sequence: 1,
+        };
+        foreign(
+            &Object::empty(),
+            actor,
+            1,
+            request,
+            &vec![actor as u8; 5 << 20],
+        )
+    };
+    for actor in 1..=4 {
+        let merged = rig.store().merge(&key(1), copy(actor));
+        match actor {
+            1 | 2 => assert!(merged.is_ok(), "{merged:?}"),
+            _ => assert!(
+                matches!(merged, Err(StoreFull::Object { .. })),
+                "{merged:?}"
+            ),
+        }
+    }
+    assert_eq!(rig.values(&key(1)).len(), 2);
+    // A context is a client's, and may name any number of actors.
+    let actors = (1..=1 << 20).map(|actor| (ActorId(actor), 1));
+    let wide = Clock::from_parts(actors.collect()).expect("ascending");
+    for payload in [None, Some(NewPayload::Delete)] {
+        let mut write = put(rig.request(), b"small", Some(wide.clone()));
+        write.payload = payload.unwrap_or(write.payload);
+        let refused = rig
+            .store()
+            .write(&key(1), &write, 1, &WriteLimits::default())
+            .expect_err("too large");
+        assert!(matches!(refused, WriteRefused::ObjectTooLarge { .. }));
+    }
+    let context = rig.get(&key(1)).object().clock().clone();
+    applied(rig.put(&key(1), b"small", Some(context)));
+    assert!(rig.store().merge(&key(1), copy(3)).is_ok(), "room again");
+    assert_eq!(rig.values(&key(1)).len(), 2);
 }
 
 #[test]
