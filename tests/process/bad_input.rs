@@ -223,6 +223,30 @@ fn a_node_refuses_what_it_cannot_start_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_strangers_take_no_files_from_storage() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.limit_open_files(450);
+    cluster.start_all();
+    let client = Client::builder()
+        .endpoints([cluster.nodes[0].client.to_string()])
+        .build()
+        .expect("a client");
+    client.put("k", "before").await.expect("one node serves");
+    let ports = [cluster.nodes[0].client, cluster.nodes[0].peer];
+    let strangers: Vec<_> = (0..600)
+        .filter_map(|i| TcpStream::connect(ports[i % 2]).ok())
+        .collect();
+    // Long enough for drains, which open files for the checkpoint and the log.
+    for i in 0..60 {
+        let put = client.put(format!("k{i}"), vec![7; 100_000]).await;
+        put.unwrap_or_else(|error| panic!("{error}\n{}", cluster.log(0)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(cluster.is_running(0), "{}", cluster.log(0));
+    drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blind_writes_end_in_a_typed_error_at_the_cap() {
     const WRITES: usize = 10_000;
     let cluster = Cluster::start(3);

@@ -35,6 +35,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     initial: String,
     extra: Vec<String>,
+    /// The limit of open files, if it is not that of the test.
+    open_files: Option<u32>,
     _dir: tempfile::TempDir,
 }
 
@@ -74,6 +76,7 @@ impl Cluster {
             nodes,
             initial,
             extra: extra.iter().map(|arg| (*arg).to_owned()).collect(),
+            open_files: None,
             _dir: dir,
         }
     }
@@ -90,10 +93,21 @@ impl Cluster {
         }
     }
 
+    /// Nodes that are started from now on may have so many files open.
+    pub fn limit_open_files(&mut self, most: u32) {
+        self.open_files = Some(most);
+    }
+
     /// The command that serves node `i`.
     pub fn command(&self, i: usize) -> Command {
         let node = &self.nodes[i];
         let mut command = ringfort();
+        if let Some(most) = self.open_files {
+            let binary = command.get_program().to_owned();
+            command = Command::new("sh");
+            let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+            command.arg("-c").arg(script).arg(binary);
+        }
         command
             .args(["serve", "--name", &node.name])
             .arg("--data-dir")

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "kill, prctl and pre_exec exist in no other form"
+    reason = "kill, prctl, setrlimit and pre_exec exist in no other form"
 )]
 
 use std::{io, process::Stdio};
@@ -52,4 +52,27 @@ pub fn ending(status: std::process::ExitStatus) -> String {
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
+}
+
+/// Raises the limit of open files as far as it goes without rights, and returns it; `None` if the system does not say.
+pub fn raise_open_files() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes to the struct that is lent to it, and to nothing else.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return None;
+    }
+    let wanted = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        ..limit
+    };
+    // SAFETY: setrlimit reads the struct that is lent to it, and touches no other memory.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) } == 0;
+    Some(if raised {
+        limit.rlim_max
+    } else {
+        limit.rlim_cur
+    })
 }

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     exit::{CliError, Exit},
     out::{Out, colours},
+    process::raise_open_files,
 };
 use crate::{
     clock::SystemClock,
@@ -67,7 +68,7 @@ pub fn run(serve: &Serve, out: Out) -> Result<Exit, CliError> {
     let env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let config = Config::load(&serve.flags, &env, serve.config.as_deref())?;
+    let mut config = Config::load(&serve.flags, &env, serve.config.as_deref())?;
     for problem in unknown_env(&env) {
         out.say(&format!("warning: {problem}"));
     }
@@ -80,6 +81,9 @@ pub fn run(serve: &Serve, out: Out) -> Result<Exit, CliError> {
         return Ok(Exit::Done);
     }
     log_to_stderr();
+    if let Some(words) = raise_open_files().and_then(|files| config.fit_open_files(files)) {
+        tracing::warn!("{words}");
+    }
     let panics = watch_engine_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)

@@ -26,6 +26,9 @@ const OTHER_ENV: &[&str] = &["ENDPOINTS", "CONFIG", "LOG", "ENGINE_RESTARTS"];
 /// A configuration file is this long at most, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Open files that are no connection of a client or of another node: 256 HTTP connections, those to other nodes, storage.
+const OWN_FILES: usize = 384;
+
 /// A setting, a file or a combination that cannot be used: `serve` exits 2 with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -164,6 +167,8 @@ settings! {
     free_space_floor: ByteSize = Some("256MiB"), (value_name = "BYTES");
     /// Connections of clients at once
     connections: usize = Some("4096"), (value_name = "COUNT");
+    /// Connections of other nodes at once; each has three or four
+    peer_connections: usize = Some("4096"), (value_name = "COUNT");
     /// Operations that this node coordinates at once
     pending_operations: usize = Some("65536"), (value_name = "COUNT");
     /// Running request ids of one client
@@ -247,6 +252,25 @@ impl Config {
             peer_queue_bytes: self.peer_queue_bytes.bytes(),
             peer_connect_timeout: self.connect_timeout,
         }
+    }
+
+    /// Cuts the numbers of connections to what `open_files` allows, so that strangers' connections never take the files
+    /// that storage needs: a node that cannot open its own ends. Says what it cut.
+    pub fn fit_open_files(&mut self, open_files: u64) -> Option<String> {
+        let all = usize::try_from(open_files).unwrap_or(usize::MAX);
+        let left = all.saturating_sub(OWN_FILES);
+        let clients = (left / 4 * 3).max(1);
+        let peers = (left / 4).max(1);
+        if self.connections <= clients && self.peer_connections <= peers {
+            return None;
+        }
+        self.connections = self.connections.min(clients);
+        self.peer_connections = self.peer_connections.min(peers);
+        Some(format!(
+            "this process may have {open_files} files open: at most {} connections of clients and {} of nodes are taken; \
+             raise the limit (`ulimit -n`) for more",
+            self.connections, self.peer_connections
+        ))
     }
 
     /// Fills in what follows from other values.

@@ -177,3 +177,24 @@ fn a_file_that_cannot_be_read_is_named() {
             .starts_with("/no/such/node.toml: cannot be read")
     );
 }
+
+#[test]
+fn connections_leave_files_to_storage() {
+    let flags = Flags {
+        name: Some("n0".to_owned()),
+        ..Flags::default()
+    };
+    let load = || Config::load(&flags, &BTreeMap::new(), None).expect("defaults");
+    let mut config = load();
+    assert_eq!(config.fit_open_files(20_000), None);
+    assert_eq!(config, load());
+    for (open_files, clients, peers) in [(1_024, 480, 160), (10_000, 4_096, 2_404), (64, 1, 1)] {
+        let mut config = load();
+        let words = config.fit_open_files(open_files).expect("cut");
+        assert!(words.contains("ulimit"), "{words}");
+        assert_eq!(
+            (config.connections, config.peer_connections),
+            (clients, peers)
+        );
+    }
+}

@@ -208,6 +208,7 @@ impl Problems<'_> {
         }
         for (setting, count) in [
             ("connections", c.connections),
+            ("peer_connections", c.peer_connections),
             ("pending_operations", c.pending_operations),
             ("running_per_client", c.running_per_client),
             ("running_per_node", c.running_per_node),

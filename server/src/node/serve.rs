@@ -106,7 +106,8 @@ impl Node {
     ) -> Result<(), Fatal> {
         let listener = self
             .bind(&self.config.peer_addr.to_string(), "peer")
-            .await?;
+            .await?
+            .limited(self.config.peer_connections);
         let service = service(greeter.clone(), slot.clone());
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
