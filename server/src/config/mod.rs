@@ -165,6 +165,8 @@ settings! {
     sled_cache_bytes: ByteSize = Some("64MiB"), (value_name = "BYTES");
     /// Below this much free space puts of clients are refused
     free_space_floor: ByteSize = Some("256MiB"), (value_name = "BYTES");
+    /// Below this much free space nothing more is stored or written down; what has begun may use it
+    free_space_reserve: ByteSize = Some("128MiB"), (value_name = "BYTES");
     /// Connections of clients at once
     connections: usize = Some("4096"), (value_name = "COUNT");
     /// Connections of other nodes at once; each has three or four

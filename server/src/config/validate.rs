@@ -190,12 +190,17 @@ impl Problems<'_> {
         for (setting, bytes) in [
             ("table_bytes", c.table_bytes),
             ("free_space_floor", c.free_space_floor),
+            ("free_space_reserve", c.free_space_reserve),
             ("sled_cache_bytes", c.sled_cache_bytes),
         ] {
             self.check((MIN_MEMORY..=MAX_MEMORY).contains(&bytes), setting, || {
                 format!("is {bytes}: must be from {MIN_MEMORY} to {MAX_MEMORY}")
             });
         }
+        let (floor, reserve) = (c.free_space_floor, c.free_space_reserve);
+        self.check(reserve <= floor, "free_space_reserve", || {
+            format!("is {reserve}: must not be over free_space_floor, which is {floor}")
+        });
         for (setting, bytes, max) in [
             ("value_bytes", c.value_bytes, MAX_VALUE),
             ("object_bytes", c.object_bytes, MAX_OBJECT),

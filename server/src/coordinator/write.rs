@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1, v1::operation_result::Kind};
 use ringfort_storage::{
     Record,
-    store::{WriteLimits, WriteRefused, Written},
+    store::{StoreFull, WriteLimits, WriteRefused, Written},
     version::{RequestId, context},
 };
 
@@ -228,6 +228,7 @@ fn refusal(refused: WriteRefused) -> Failure {
         WriteRefused::ObjectTooLarge { bytes, max } => Failure::new(Reason::TooLarge, message)
             .with("bytes", bytes)
             .with("limit", max),
+        WriteRefused::Full(StoreFull::Space) => Failure::new(Reason::DiskFull, message),
         WriteRefused::Full(_) => {
             Failure::new(Reason::Overloaded, message).retry_after(RETRY_AFTER_FULL)
         }

@@ -28,17 +28,32 @@ pub(super) struct Parts {
     pub heard: Arc<Heard>,
     pub coordinator: Arc<Coordinator>,
     pub disk: Arc<dyn Disk>,
-    /// In bytes; below it puts of clients are refused.
-    pub free_space_floor: u64,
+    pub floors: Floors,
     pub timeout: Duration,
     /// Any number; fixes the jitter.
     pub jitter: u64,
 }
 
+/// Free space in bytes, judged before the disk is full.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floors {
+    /// Below it puts of clients are refused; deletes, repair and drains go on.
+    pub puts: u64,
+    /// Below it nothing is stored any more and no drain begins.
+    pub all: u64,
+}
+
+/// What free space was last judged to be too little for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct TooLittle {
+    for_puts: bool,
+    for_all: bool,
+}
+
 /// Once it was too little, free space must exceed the floor by this share of it, so that the verdict does not flap.
 const FLOOR_MARGIN: u64 = 4;
 
-/// Whether puts are to be refused, from the free space and the verdict before.
+/// Whether free space is below a floor, from it and the verdict before.
 fn is_full(free_bytes: u64, floor: u64, was_full: bool) -> bool {
     let floor = if was_full {
         floor + floor / FLOOR_MARGIN
@@ -51,9 +66,9 @@ fn is_full(free_bytes: u64, floor: u64, was_full: bool) -> bool {
 /// Refreshes for ever.
 pub(super) async fn run(parts: Parts) {
     let pause = PERIOD + Duration::from_millis(parts.jitter % JITTER_MS);
-    let mut full = false;
+    let mut too_little = TooLittle::default();
     loop {
-        watch_space(&parts, &mut full);
+        watch_space(&parts, &mut too_little);
         tokio::time::sleep(pause).await;
         let answers = parts.asker.ask(parts.timeout).await;
         let view = parts.views.current();
@@ -76,16 +91,20 @@ pub(super) async fn run(parts: Parts) {
     }
 }
 
-/// Acts before the disk is full: deletes, repair and drains still need some of it.
-fn watch_space(parts: &Parts, full: &mut bool) {
+/// Acts before the disk is full.
+fn watch_space(parts: &Parts, last: &mut TooLittle) {
     match parts.disk.space() {
         Ok(space) => {
-            let now = is_full(space.free_bytes, parts.free_space_floor, *full);
-            if now != *full {
-                tracing::warn!(free_bytes = space.free_bytes, full = now, "free space");
+            let now = TooLittle {
+                for_puts: is_full(space.free_bytes, parts.floors.puts, last.for_puts),
+                for_all: is_full(space.free_bytes, parts.floors.all, last.for_all),
+            };
+            if now != *last {
+                tracing::warn!(free_bytes = space.free_bytes, too_little = ?now, "free space");
             }
-            *full = now;
-            parts.coordinator.set_disk_full(now);
+            *last = now;
+            parts.coordinator.set_disk_full(now.for_puts);
+            parts.store.set_out_of_space(now.for_all);
         }
         Err(error) => tracing::warn!(%error, "free space is unknown"),
     }

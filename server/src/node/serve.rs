@@ -168,7 +168,10 @@ impl Node {
             heard: self.heard.clone(),
             coordinator: data.coordinator.clone(),
             disk: self.parts.disk.clone(),
-            free_space_floor: self.config.free_space_floor.0,
+            floors: refresh::Floors {
+                puts: self.config.free_space_floor.0,
+                all: self.config.free_space_reserve.0,
+            },
             timeout: self.config.status_timeout,
             jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
         }));

@@ -194,6 +194,7 @@ impl Replica {
             .merge_write(&key, object, floor)
             .map_err(|full| match full {
                 StoreFull::Object { .. } => Reason::TooLarge,
+                StoreFull::Space => Reason::DiskFull,
                 _ => Reason::Overloaded,
             })
     }

@@ -80,6 +80,8 @@ struct Inner {
     partitions: u32,
     /// Nothing is taken any more; the drain writes down what is left.
     closing: AtomicBool,
+    /// Free space is below the reserve: nothing is taken, and no drain begins.
+    out_of_space: AtomicBool,
     /// Rung when the drain has something to do.
     wake: Bell,
     /// Partitions in which damage was found: the drain rebuilds their kept trees without it. At most Q.
@@ -230,6 +232,13 @@ impl Store {
     pub fn close(&self) {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.wake.notify();
+    }
+
+    /// Says whether free space is below the reserve. While it is, nothing is taken and no drain begins: sled meets a full
+    /// disk with an error that it never recovers from, so it must not meet one. A drain under way ends, and so does
+    /// closing: the reserve is for them.
+    pub fn set_out_of_space(&self, is_out: bool) {
+        self.inner.out_of_space.store(is_out, Ordering::Release);
     }
 
     /// How the engine failed, if it did: the process has to end. The identity file says so already.

@@ -102,6 +102,9 @@ pub enum StoreFull {
     /// The log's queue, or its segments on disk, are at their limit.
     #[error("the commit log has no room for more")]
     Log,
+    /// Free space is below the reserve ([`Store::set_out_of_space`]).
+    #[error("the disk has too little free space to store anything")]
+    Space,
     /// The store is closing.
     #[error("the store is closing")]
     Closing,
@@ -232,6 +235,9 @@ impl Inner {
     fn check_room(&self) -> Result<(), StoreFull> {
         if self.closing.load(Ordering::Acquire) {
             return Err(StoreFull::Closing);
+        }
+        if self.out_of_space.load(Ordering::Acquire) {
+            return Err(StoreFull::Space);
         }
         if self.table.is_full() {
             return Err(StoreFull::Table);

@@ -210,7 +210,9 @@ impl Drainer {
         let old = self
             .dirty_since_ms
             .is_some_and(|since| now_ms.saturating_sub(since) >= FREEZE_AGE_MS_MAX);
-        if !closing && !old && dirty_bytes < self.inner.table.budget() / 2 {
+        let due = old || dirty_bytes >= self.inner.table.budget() / 2;
+        let has_space = !self.inner.out_of_space.load(Ordering::Acquire);
+        if !(closing || due && has_space) {
             return self.go(Stage::Idle, DrainStep::Idle);
         }
         let frozen = self.freeze();

@@ -226,6 +226,7 @@ impl Store {
             forest: Mutex::new(survey.forest),
             partitions,
             closing: AtomicBool::new(false),
+            out_of_space: AtomicBool::new(false),
             wake: Bell::default(),
             heal: Mutex::new(BTreeSet::new()),
             drains: AtomicU64::new(0),

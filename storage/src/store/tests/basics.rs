@@ -204,6 +204,30 @@ fn limits_are_judged_before_a_dot_is_minted() {
 }
 
 #[test]
+fn without_free_space_nothing_is_taken_and_no_drain_begins() {
+    let mut rig = rig();
+    rig.put(&key(1), b"before", None);
+    rig.store().set_out_of_space(true);
+    let theirs = foreign(&Object::empty(), 9, 1, rig.request(), b"theirs");
+    let refused = rig.store().merge(&key(2), theirs.clone());
+    assert_eq!(refused, Err(StoreFull::Space));
+    rig.sync_log();
+    rig.now_ms += 10 * crate::store::FREEZE_AGE_MS_MAX;
+    for _ in 0..20 {
+        rig.now_ms += crate::store::FREEZE_AGE_MS_MAX;
+        rig.step_drain();
+    }
+    assert_eq!(rig.step_drain(), DrainStep::Idle);
+    assert_eq!(rig.store().stats().keys, 0, "the engine holds nothing yet");
+    assert_eq!(rig.values(&key(1)), ["before"]);
+
+    rig.store().set_out_of_space(false);
+    assert_ne!(rig.step_drain(), DrainStep::Idle);
+    assert!(rig.store().merge(&key(2), theirs).is_ok());
+    assert_eq!(rig.values(&key(2)), ["theirs"]);
+}
+
+#[test]
 fn a_full_table_refuses_until_it_is_drained() {
     let mut rig = rig();
     let mut number = 0;
