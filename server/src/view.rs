@@ -10,6 +10,7 @@ use std::{
 use ringfort_ring::{
     ClusterId, Epoch, Layout, Member, NodeName, PartitionId, Placement, PlacementError,
 };
+use ringfort_storage::mutants::{Mutant, is_planted};
 use tokio::sync::watch;
 
 /// Why a view could not be made.
@@ -106,7 +107,7 @@ impl View {
     /// Whether the copy of `partition` on that member counts toward R, as far as this node knows.
     pub fn is_synced(&self, member: usize, partition: PartitionId) -> bool {
         let unsynced = &self.unsynced[member];
-        unsynced.is_empty() || !unsynced.contains(&partition)
+        is_planted(Mutant::CountUnsynced) || unsynced.is_empty() || !unsynced.contains(&partition)
     }
 
     /// Whether this node is an owner of `partition`.

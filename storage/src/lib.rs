@@ -9,6 +9,7 @@ pub mod identity;
 pub mod key;
 pub mod log;
 pub mod merkle;
+pub mod mutants;
 pub mod record;
 pub mod store;
 pub mod twoslot;

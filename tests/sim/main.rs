@@ -26,6 +26,9 @@ struct Args {
     /// How long clients work and faults come, in simulated ms.
     #[arg(long)]
     storm_ms: Option<u64>,
+    /// Plant this bug first, to see it found (needs the feature `mutants`).
+    #[arg(long)]
+    mutant: Option<String>,
     /// No faults.
     #[arg(long)]
     calm: bool,
@@ -42,6 +45,12 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(name) = &args.mutant
+        && !ringfort_storage::mutants::plant(name)
+    {
+        eprintln!("no mutant {name}, or sim was built without the feature `mutants`");
+        return ExitCode::from(2);
+    }
     ambient::seed(args.seed);
     let trace = match &args.trace {
         None => Trace::default(),

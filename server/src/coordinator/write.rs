@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1, v1::operation_result::Kind};
 use ringfort_storage::{
     Record,
+    mutants::{Mutant, is_planted},
     store::{StoreFull, WriteLimits, WriteRefused, Written},
     version::{RequestId, context},
 };
@@ -93,6 +94,11 @@ impl Step<'_> {
             Bytes::new()
         };
         let owners = pending.owners;
+        let need = if is_planted(Mutant::AckBeforeW) {
+            1
+        } else {
+            need
+        };
         let put = Put::new(owners.len(), need);
         pending.phase = Phase::Writing(Writing {
             put,
@@ -102,7 +108,8 @@ impl Step<'_> {
         });
         let key = pending.key.framed().clone();
         let object = encode_object(record.object());
-        for (_, peer) in owners.others() {
+        let fewer = usize::from(is_planted(Mutant::SendToFewer));
+        for (_, peer) in owners.others().skip(fewer) {
             let (key, object) = (key.clone(), object.clone());
             let store = peer::Store {
                 id: id.0,
@@ -115,7 +122,7 @@ impl Step<'_> {
             };
             self.send(peer, Item::Store(store));
         }
-        if buffered || sequence <= self.state.durable {
+        if buffered || sequence <= self.state.durable || is_planted(Mutant::AckBeforeSync) {
             self.own_stored(id);
         } else {
             // Under one lock sequences ascend, but for repeated writes, which may wait a little longer than they must.

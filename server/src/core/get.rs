@@ -6,7 +6,11 @@
 
 use std::sync::Arc;
 
-use ringfort_storage::{Key, Record, version::Object};
+use ringfort_storage::{
+    Key, Record,
+    mutants::{Mutant, is_planted},
+    version::Object,
+};
 
 use super::{OWNERS_MAX, OwnerSet};
 
@@ -59,6 +63,7 @@ impl Get {
     /// A read of `key` from `owners` owners, of which this node is number `own`, to be answered at `need` copies.
     pub fn new(key: Key, owners: usize, own: usize, need: u32) -> Self {
         debug_assert!(own < owners && owners <= OWNERS_MAX);
+        let need = if is_planted(Mutant::ReadOne) { 1 } else { need };
         Get {
             key,
             need,
@@ -174,6 +179,9 @@ impl Get {
 
     /// What is left to repair: owners whose copies are part of the merge and differ from it. `None` if they all agree.
     pub fn repair(&self) -> Option<Repair> {
+        if is_planted(Mutant::NoRepair) {
+            return None;
+        }
         let record = self.current()?;
         let mut owners = OwnerSet::default();
         for owner in 0..self.owners {

@@ -10,6 +10,7 @@ use ringfort_proto::{Failure, Reason, peer, v1};
 use ringfort_ring::{StoreId, Token, token_of_framed};
 use ringfort_storage::{
     Key, Record, Store,
+    mutants::{Mutant, is_planted},
     store::{Read, StoreFull},
     version::Floor,
 };
@@ -169,6 +170,7 @@ impl Replica {
             let id = store.id;
             match self.merge(&view, store) {
                 Ok(_) if buffered => answers.stored.push(id),
+                Ok(_) if is_planted(Mutant::AckBeforeSync) => answers.waiting.push((0, id)),
                 Ok(sequence) => answers.waiting.push((sequence, id)),
                 Err(reason) => answers.refuse(id, reason, 0),
             }

@@ -10,6 +10,7 @@ use super::shard::Shard;
 use super::{Inner, Store};
 use crate::codec;
 use crate::key::Key;
+use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
 use crate::version::{Clock, Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
 
@@ -145,6 +146,12 @@ impl Store {
                 Ok(Written::Miss)
             };
         };
+        if is_planted(Mutant::ApplyTwice) && base.object().find(write.request).is_some() {
+            let mut again = write.clone();
+            again.request.client ^= inner.mint.chance() | 1;
+            drop(shard);
+            return self.write(key, &again, now_ms, limits);
+        }
         if base.object().find(write.request).is_some() {
             let live_siblings = base.object().live_count(now_ms);
             return Ok(Written::Repeated {
@@ -265,9 +272,14 @@ impl Inner {
     }
 
     fn log_and_put(&self, shard: &mut Shard, key: &Key, slot: Slot) -> u64 {
+        let before = match is_planted(Mutant::LogBehind) {
+            true => shard.touch(key).map(|entry| entry.slot.clone()),
+            false => None,
+        };
+        let logged = before.as_ref().unwrap_or(&slot);
         let sequence = self
             .log
-            .append(|buffer| codec::encode_object(key, slot.record(), buffer));
+            .append(|buffer| codec::encode_object(key, logged.record(), buffer));
         self.table.write(shard, key, slot, sequence);
         sequence
     }

@@ -26,6 +26,7 @@ use std::cmp::Ordering;
 
 use super::applied;
 use super::{Object, RequestId, Sibling};
+use crate::mutants::{Mutant, is_planted};
 
 impl Object {
     /// The join of two copies: commutative, associative, idempotent.
@@ -36,10 +37,18 @@ impl Object {
         if self.is_empty() {
             return other;
         }
-        let siblings = join_siblings(&self, &other);
+        let mut siblings = join_siblings(&self, &other);
+        if is_planted(Mutant::DropSibling) && siblings.len() > 1 {
+            siblings.pop();
+        }
         let mut clock = self.clock;
         clock.join(&other.clock);
         let applied = applied::union(self.applied, other.applied);
+        if is_planted(Mutant::OrderByWallClock) {
+            let at = |s: &Sibling| applied::find(&applied, s.request).map(|entry| entry.at_ms);
+            let newest = siblings.iter().map(at).max().flatten();
+            siblings.retain(|s| at(s) >= newest);
+        }
         Object {
             clock,
             siblings,

@@ -1,5 +1,7 @@
 //! Writing: one new sibling in place of those that its context covers. Invariant I2.
 
+use crate::mutants::{Mutant, is_planted};
+
 use super::applied::{self, Applied, Dots};
 use super::{Clock, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
 
@@ -73,6 +75,11 @@ impl Object {
         clock.insert(dot);
 
         let replaced = |sibling: &Sibling| {
+            if is_planted(Mutant::IgnoreDeleteContext)
+                && matches!(write.payload, NewPayload::Delete)
+            {
+                return false;
+            }
             write
                 .context
                 .as_ref()

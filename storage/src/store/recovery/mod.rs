@@ -28,6 +28,7 @@ use crate::engine::{EngineError, EngineHome};
 use crate::identity::{Identity, IdentityFile, Unsynced};
 use crate::log::{Damage, Log, LogConfig, LogWriter, RecoverError, RecoverFrom, Recovered};
 use crate::merkle::{Forest, PARTITIONS_MAX};
+use crate::mutants::{Mutant, is_planted};
 use crate::twoslot::SlotError;
 use crate::version::ActorId;
 
@@ -202,6 +203,12 @@ impl Store {
         report.clean = checkpoints.is_clean() && undamaged && replayed.changes == 0;
         let mint = match report.clean {
             true => Mint::new(ActorId(checkpoint.actor), checkpoint.last_counter, chance),
+            // High above whatever was minted since the checkpoint.
+            false if is_planted(Mutant::KeepActor) && checkpoint.actor > 0 => Mint::new(
+                ActorId(checkpoint.actor),
+                checkpoint.last_counter + (1 << 32),
+                chance,
+            ),
             false => Mint::new(ActorId(chance()), 0, chance),
         };
         let boot_id = mint.chance();

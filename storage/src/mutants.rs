@@ -1,0 +1,83 @@
+//! Planted bugs, each of which breaks one promise, for the test that the simulation's checker finds them.
+//!
+//! *Invariant:* without the feature `mutants`, which nothing but that test turns on, [`is_planted`] is a constant `false`, and
+//! no code of a bug is left in the binary.
+
+/// A bug that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutant {
+    /// A write is acknowledged at one copy, whatever W is.
+    AckBeforeW = 1,
+    /// A copy counts before the log is durable.
+    AckBeforeSync,
+    /// The log's groups are not synced.
+    SkipSync,
+    /// Of siblings the one with the newest wall clock stays.
+    OrderByWallClock,
+    /// A merge drops a sibling.
+    DropSibling,
+    /// An unclean start goes on with the old actor.
+    KeepActor,
+    /// The log gets what the table held before the change.
+    LogBehind,
+    /// A copy that is not synced counts toward R.
+    CountUnsynced,
+    /// A request that is sent again is applied again.
+    ApplyTwice,
+    /// A delete replaces nothing.
+    IgnoreDeleteContext,
+    /// One owner less gets the object.
+    SendToFewer,
+    /// A record or a value is believed without its checksum.
+    BadChecksum,
+    /// A read is answered at one copy, whatever R is.
+    ReadOne,
+    /// What a read finds to differ stays so.
+    NoRepair,
+}
+
+/// All that can be planted.
+pub const ALL: [Mutant; 14] = [
+    Mutant::AckBeforeW,
+    Mutant::AckBeforeSync,
+    Mutant::SkipSync,
+    Mutant::OrderByWallClock,
+    Mutant::DropSibling,
+    Mutant::KeepActor,
+    Mutant::LogBehind,
+    Mutant::CountUnsynced,
+    Mutant::ApplyTwice,
+    Mutant::IgnoreDeleteContext,
+    Mutant::SendToFewer,
+    Mutant::BadChecksum,
+    Mutant::ReadOne,
+    Mutant::NoRepair,
+];
+
+#[cfg(feature = "mutants")]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Plants the mutant of this name in the whole process; false if there is none, or the feature is off.
+pub fn plant(name: &str) -> bool {
+    let found = ALL.into_iter().find(|m| format!("{m:?}") == name);
+    #[cfg(feature = "mutants")]
+    if let Some(mutant) = found {
+        PLANTED.store(mutant as u8, std::sync::atomic::Ordering::Relaxed);
+        return true;
+    }
+    found.is_some() && cfg!(feature = "mutants")
+}
+
+/// Whether this bug is planted.
+#[cfg(feature = "mutants")]
+pub fn is_planted(mutant: Mutant) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == mutant as u8
+}
+
+/// Whether this bug is planted: never.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is_planted(_: Mutant) -> bool {
+    false
+}
