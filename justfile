@@ -28,3 +28,12 @@ up: static
 # Stop that cluster; its data stays in the volumes
 down:
     docker-compose down
+
+# Replay one seed of the simulation
+sim seed *args:
+    cargo run -p ringfort-tests --bin sim -- --seed {{seed}} {{args}}
+
+# Many seeds of the simulation, e.g. `just soak --seeds 1000 --minutes 60`
+soak *args:
+    cargo build --release -p ringfort-tests --bins
+    target/release/soak {{args}}
