@@ -7,6 +7,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 pub enum Kind {
     /// A power cut: what is not synced is lost by chance. The node stays away for a while.
     Crash,
+    /// A power cut of all nodes at once.
+    Blackout,
     /// The process ends, the machine does not.
     Kill,
     /// A clean stop and a new start.
@@ -36,8 +38,9 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 15] = [
     Kind::Crash,
+    Kind::Blackout,
     Kind::Kill,
     Kind::Restart,
     Kind::Partition,

@@ -280,6 +280,12 @@ impl Run {
             self.plan.damaged,
         ));
         wrong.extend(self.replicas.iter().cloned());
+        if self.schedule.is_empty() && !records.errors.is_empty() {
+            let errors = &records.errors;
+            wrong.push(format!(
+                "calls failed though there was no fault: {errors:?}"
+            ));
+        }
         let storm = self.storm.as_ref();
         let faults = storm.map(|storm| storm.done.iter().map(|f| f.kind).collect());
         Report {

@@ -151,6 +151,20 @@ impl Storm {
                 node.medium.crash(fault.seed);
                 self.down(sim, fault, now_ms);
             }
+            Kind::Blackout => {
+                for node in 0..self.nodes.len() {
+                    let seed = fault.seed.rotate_left(node as u32);
+                    self.nodes[node].medium.crash(seed);
+                    // Machines do not take equally long to come back.
+                    let for_ms = fault.for_ms / 2 + seed % 500;
+                    let fault = Fault {
+                        node,
+                        for_ms,
+                        ..fault
+                    };
+                    self.down(sim, fault, now_ms);
+                }
+            }
             Kind::Kill => {
                 node.medium.kill();
                 self.down(sim, fault, now_ms);
@@ -239,6 +253,7 @@ impl Storm {
             Kind::SlowDisk => node.medium.set_step_ms(0),
             Kind::FullDisk => node.medium.disk.set_capacity(u64::MAX),
             Kind::Crash
+            | Kind::Blackout
             | Kind::Kill
             | Kind::Restart
             | Kind::FailDisk
