@@ -138,14 +138,20 @@ impl SimNode {
     }
 }
 
-/// Makes the nodes and their hosts.
-pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, trace: &Trace) -> Vec<SimNode> {
+/// Makes the nodes and their hosts. A step of a disk takes `step_ms`.
+pub fn start(
+    sim: &mut Sim<'_>,
+    count: usize,
+    step_ms: u64,
+    seed: u64,
+    trace: &Trace,
+) -> Vec<SimNode> {
     let names: Vec<String> = (0..count).map(|i| format!("n{i}")).collect();
     let mut nodes = Vec::new();
     for (name, number) in names.iter().zip(1..) {
         let node = SimNode {
             name: name.clone(),
-            medium: Medium::new(seed.wrapping_add(number)),
+            medium: Medium::new(seed.wrapping_add(number), step_ms),
             status: Arc::default(),
             trace: trace.clone(),
         };

@@ -24,16 +24,19 @@ pub struct Medium {
     /// The node's clock.
     pub clock: SimClock,
     step_ms: Arc<AtomicU64>,
+    usual_step_ms: u64,
 }
 
 impl Medium {
-    /// Empty; `seed` decides what the disk's faults do.
-    pub fn new(seed: u64) -> Self {
+    /// Empty; `seed` decides what the disk's faults do, and each step usually takes `step_ms`.
+    pub fn new(seed: u64, step_ms: u64) -> Self {
+        let usual_step_ms = step_ms.max(STEP_MS);
         Medium {
             disk: SimDisk::new(seed),
             engine: MemHome::new(),
             clock: SimClock::default(),
-            step_ms: Arc::new(AtomicU64::new(STEP_MS)),
+            step_ms: Arc::new(AtomicU64::new(usual_step_ms)),
+            usual_step_ms,
         }
     }
 
@@ -42,9 +45,10 @@ impl Medium {
         self.step_ms.load(Ordering::Relaxed)
     }
 
-    /// Makes each step take this long, in ms.
+    /// Makes each step take this long, in ms, if that is longer than usual.
     pub fn set_step_ms(&self, ms: u64) {
-        self.step_ms.store(ms.max(STEP_MS), Ordering::Relaxed);
+        let ms = ms.max(self.usual_step_ms);
+        self.step_ms.store(ms, Ordering::Relaxed);
     }
 
     /// Cuts the power. What was not synced is kept or lost as `seed` decides.

@@ -142,7 +142,10 @@ impl Run {
             true => Vec::new(),
             false => faults::schedule(seed, count, storm_ms),
         };
-        let nodes = cluster::start(sim, count, chance.random(), &trace);
+        // Slow disks keep what is not synced for longer than a message takes.
+        let steps = [1, 1, 3, 10];
+        let step_ms = steps[chance.random_range(0..steps.len())];
+        let nodes = cluster::start(sim, count, step_ms, chance.random(), &trace);
         let plan = Plan {
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
             keys: chance.random_range(3..20),

@@ -17,6 +17,9 @@ const RESTART_MS: u64 = 300;
 /// Room that a full disk has left, in bytes.
 const FULL_LEFT_BYTES: u64 = 64 << 10;
 
+/// Rows that rot at once, at most.
+const ROTTEN_ROWS_MAX: usize = 6;
+
 /// Something to be undone, at a time in ms.
 struct Undo {
     at_ms: u64,
@@ -280,20 +283,22 @@ impl Storm {
         (names, far)
     }
 
-    /// Flips a bit in a log segment or in a row of the engine.
+    /// Flips a bit in a log segment or in a few rows of the engine.
     fn flip(&self, node: &SimNode, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed);
         let mask = 1 << chance.random_range(0..8);
         let rows = node.medium.engine.rows();
         if chance.random() && !rows.is_empty() {
-            let (key, value) = &rows[chance.random_range(0..rows.len())];
-            let mut value = value.to_vec();
-            if !value.is_empty() {
-                let at = chance.random_range(0..value.len());
-                value[at] ^= mask;
+            for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
+                let (key, value) = &rows[chance.random_range(0..rows.len())];
+                let mut value = value.to_vec();
+                if !value.is_empty() {
+                    let at = chance.random_range(0..value.len());
+                    value[at] ^= mask;
+                }
+                self.trace.line(format_args!("flips a bit of row {key:?}"));
+                node.medium.engine.poke(key, Some(&value));
             }
-            self.trace.line(format_args!("flips a bit of row {key:?}"));
-            node.medium.engine.poke(key, Some(&value));
             return;
         }
         let disk = &node.medium.disk;
