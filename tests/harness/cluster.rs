@@ -180,7 +180,8 @@ fn config(name: &str, names: &[String]) -> Config {
         initial: Some(initial.join(",")),
         partitions: Some(PARTITIONS.to_string()),
         table_bytes: Some("4MiB".to_owned()),
-        free_space_floor: Some("1MiB".to_owned()),
+        free_space_floor: Some("2MiB".to_owned()),
+        free_space_reserve: Some("1MiB".to_owned()),
         ..Flags::default()
     };
     Config::load(&flags, &BTreeMap::new(), None).expect("a good configuration")

@@ -14,8 +14,8 @@ use super::{
 
 /// A node that ended by itself comes back after this, in ms.
 const RESTART_MS: u64 = 300;
-/// Room that a full disk has left, in bytes.
-const FULL_LEFT_BYTES: u64 = 64 << 10;
+/// Room that a full disk has left at most, in bytes: from above both floors of free space to next to nothing.
+const FULL_LEFT_BYTES: u64 = 3 << 20;
 
 /// Rows that rot at once, at most.
 const ROTTEN_ROWS_MAX: usize = 6;

@@ -73,6 +73,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(move |panic| {
         let backtrace = std::backtrace::Backtrace::force_capture();
         traced.line(format_args!("panic: {panic}\n{backtrace}"));
+        // One of the harness itself ends the process before it can tell its last events.
+        eprintln!("{panic}");
         noted.note(panic.to_string());
     }));
     let options = Options {
