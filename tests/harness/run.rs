@@ -20,7 +20,7 @@ use super::{
     net::{EPOCH_MS, set_now},
     storm::Storm,
     trace::Trace,
-    workload::{Plan, Worker, final_pass},
+    workload::{Dial, Plan, Worker, final_pass},
 };
 
 /// A cluster must have started within this, in ms of simulated time.
@@ -147,6 +147,7 @@ impl Run {
         let step_ms = steps[chance.random_range(0..steps.len())];
         let nodes = cluster::start(sim, count, step_ms, chance.random(), &trace);
         let plan = Plan {
+            dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
             keys: chance.random_range(3..20),
             copies: 3.min(count as u32),

@@ -1,4 +1,5 @@
-//! The trace of a run: all that happens, in order. Two runs of one seed have the same trace, byte for byte.
+//! The trace of a run: all that happens, in order, stamped with the run's time. Two simulated runs of one seed have the same trace,
+//! byte for byte.
 
 use std::{
     collections::VecDeque,
@@ -8,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::time::Instant;
 use tracing_subscriber::fmt::{MakeWriter, format::Writer, time::FormatTime};
 
 use super::net::elapsed;
@@ -21,22 +23,56 @@ struct Inner {
     file: Option<BufWriter<File>>,
 }
 
+/// What a run's time is.
+#[derive(Clone, Copy, Default)]
+enum Time {
+    /// The simulation's.
+    #[default]
+    Simulated,
+    /// The machine's, since this moment.
+    Real(Instant),
+}
+
 /// A trace. Clones share it.
 #[derive(Clone, Default)]
-pub struct Trace(Arc<Mutex<Inner>>);
+pub struct Trace {
+    time: Time,
+    inner: Arc<Mutex<Inner>>,
+}
 
 impl Trace {
     /// A trace that is also written to a file.
     pub fn to_file(file: File) -> Self {
-        Trace(Arc::new(Mutex::new(Inner {
-            file: Some(BufWriter::new(file)),
-            ..Inner::default()
-        })))
+        let trace = Trace::default();
+        trace.inner().file = Some(BufWriter::new(file));
+        trace
     }
 
-    /// Adds a line, with the simulated time before it.
+    /// The same, of a run in real time that begins now.
+    pub fn in_real_time(self) -> Self {
+        Trace {
+            time: Time::Real(Instant::now()),
+            ..self
+        }
+    }
+
+    /// Whether the run's time is the machine's.
+    pub fn is_real_time(&self) -> bool {
+        matches!(self.time, Time::Real(_))
+    }
+
+    /// How long the run lasts by now, in ms of its time.
+    pub fn now_ms(&self) -> u64 {
+        let now = match self.time {
+            Time::Simulated => elapsed(),
+            Time::Real(began) => began.elapsed(),
+        };
+        now.as_millis() as u64
+    }
+
+    /// Adds a line, with the run's time before it.
     pub fn line(&self, words: fmt::Arguments<'_>) {
-        let ms = elapsed().as_millis();
+        let ms = self.now_ms();
         self.inner().push(format!("{ms:>7} {words}"));
     }
 
@@ -54,7 +90,7 @@ impl Trace {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

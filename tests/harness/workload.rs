@@ -24,9 +24,20 @@ const FINAL_PATIENCE: Duration = Duration::from_secs(40);
 /// How often it tries.
 const FINAL_PAUSE: Duration = Duration::from_millis(250);
 
+/// How clients connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dial {
+    /// Through the simulated network.
+    Simulated,
+    /// Over TCP, to real nodes.
+    Tcp,
+}
+
 /// What all clients of a run share.
 #[derive(Clone)]
 pub struct Plan {
+    /// How clients connect.
+    pub dial: Dial,
     /// Client ports.
     pub endpoints: Vec<String>,
     /// Number of keys.
@@ -50,12 +61,14 @@ pub struct Plan {
 }
 
 fn connect(plan: &Plan, seed: u64) -> Client {
-    Client::builder()
+    let builder = Client::builder()
         .endpoints(plan.endpoints.clone())
-        .seed(seed)
-        .connector(SimDial)
-        .build()
-        .expect("good settings")
+        .seed(seed);
+    let builder = match plan.dial {
+        Dial::Simulated => builder.connector(SimDial),
+        Dial::Tcp => builder,
+    };
+    builder.build().expect("good settings")
 }
 
 fn key_name(key: usize) -> String {
