@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod tests;
+mod trackers;
+
+pub use trackers::Trackers;
 
 use std::collections::BTreeSet;
 

@@ -39,7 +39,8 @@ pub use id::{
 pub use layout::{
     ADDRESS_LEN_MAX, CapacityError, DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Layout, LayoutError,
     MEMBERS_MAX, Member, PARTITIONS_MAX, PARTITIONS_MIN, REPLICAS_MAX, TOKENS_MAX,
-    TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, ZONE_LEN_MAX, capacity_of_tokens, tokens_for_capacity,
+    TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, Trackers, ZONE_LEN_MAX, capacity_of_tokens,
+    tokens_for_capacity,
 };
 pub use moves::{MemberMoves, Moves, moved};
 pub use placement::{PAIRS_MAX, Placement, PlacementError, vnode_tokens};
