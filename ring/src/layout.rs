@@ -3,10 +3,22 @@
 //! *Invariant I6 (liveness moves no data):* a layout is all that placement looks at. One that exists is valid, and its
 //! members are in the order of their names, however they arrived.
 
+mod acquire;
+mod decree;
+mod history;
+mod plan;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod trackers;
 
+pub use acquire::{Acquisition, acquired};
+pub use decree::{Decree, DecreeError, Excuse, Kind, LIVE_MAX, NotSuccessor};
+pub use history::{History, Sources, Step, TwoDecrees};
+pub use plan::{
+    Holding, Notice, Plan, PlanError, PlanHash, PlanMember, check_hash, plan, plan_hash,
+};
+pub use staging::{CHANGES_MAX, Change, ChangeError, apply, decode_changes, encode_changes};
 pub use trackers::Trackers;
 
 use std::collections::BTreeSet;

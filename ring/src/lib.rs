@@ -24,6 +24,8 @@
 //! assert_eq!(placement.fallbacks(partition).len(), 1);
 //! ```
 
+pub mod consensus;
+mod encoding;
 mod hash;
 mod id;
 mod layout;
@@ -32,14 +34,18 @@ mod placement;
 #[cfg(test)]
 mod testing;
 
+pub use encoding::DecodeError;
 pub use hash::{Token, token, token_of_framed};
 pub use id::{
     ClusterId, Epoch, NAME_LEN_MAX, NodeName, NodeNameError, PartitionId, PlacementId, StoreId,
 };
 pub use layout::{
-    ADDRESS_LEN_MAX, CapacityError, DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Layout, LayoutError,
-    MEMBERS_MAX, Member, PARTITIONS_MAX, PARTITIONS_MIN, REPLICAS_MAX, TOKENS_MAX,
-    TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, Trackers, ZONE_LEN_MAX, capacity_of_tokens,
+    ADDRESS_LEN_MAX, Acquisition, CHANGES_MAX, CapacityError, Change, ChangeError,
+    DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Decree, DecreeError, Excuse, History, Holding, Kind,
+    LIVE_MAX, Layout, LayoutError, MEMBERS_MAX, Member, NotSuccessor, Notice, PARTITIONS_MAX,
+    PARTITIONS_MIN, Plan, PlanError, PlanHash, PlanMember, REPLICAS_MAX, Sources, Step, TOKENS_MAX,
+    TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, Trackers, TwoDecrees, ZONE_LEN_MAX, acquired, apply,
+    capacity_of_tokens, check_hash, decode_changes, encode_changes, plan, plan_hash,
     tokens_for_capacity,
 };
 pub use moves::{MemberMoves, Moves, moved};

@@ -7,7 +7,8 @@
 use crate::id::Epoch;
 
 /// What one store has promised, as epochs of layouts that *placed* (amendments do not count).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+// No order: the lexicographic maximum of two would not be their union.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Trackers {
     /// I write to all live layouts, and refuse *writes* of epochs before this one.
     pub ack: Epoch,
@@ -29,7 +30,7 @@ impl Trackers {
 
     /// The higher of each number.
     #[must_use]
-    pub fn max(self, other: Trackers) -> Trackers {
+    pub fn union(self, other: Trackers) -> Trackers {
         Trackers {
             ack: self.ack.max(other.ack),
             merged: self.merged.max(other.merged),
@@ -61,9 +62,11 @@ mod tests {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let all = order
                 .iter()
-                .fold(Trackers::starting_at(Epoch(1)), |all, i| all.max(heard[*i]));
+                .fold(Trackers::starting_at(Epoch(1)), |all, i| {
+                    all.union(heard[*i])
+                });
             assert_eq!(all, trackers(3, 3, 2));
-            assert_eq!(all.max(all), all);
+            assert_eq!(all.union(all), all);
         }
     }
 
