@@ -1,8 +1,8 @@
-//! Where keys live: tokens, partitions, virtual nodes, layouts and the placement of partitions on nodes.
+//! Where keys live: tokens, partitions, virtual nodes, layouts and the placement of partitions on nodes; and who is there.
 //!
-//! *Invariant I6 (liveness moves no data):* placement is a pure function of the layout. Nothing in this crate knows
-//! whether a node is up; it has no clock, no randomness, no IO and no async, and computes in integers, so that every
-//! machine that holds a layout computes the same owners from it.
+//! *Invariant I6 (liveness moves no data):* placement is a pure function of the layout, and knows nothing of [`gossip`], which
+//! tells who is up. The crate has no clock, no randomness, no IO and no async, and computes in integers, so that every machine
+//! that holds a layout computes the same owners from it.
 //!
 //! ```
 //! use ringfort_ring::{Epoch, Layout, Member, NodeName, Placement, PlacementId, StoreId, token, tokens_for_capacity};
@@ -26,10 +26,12 @@
 
 pub mod consensus;
 mod encoding;
+pub mod gossip;
 mod hash;
 mod id;
 mod layout;
 mod moves;
+pub mod phi;
 mod placement;
 #[cfg(test)]
 mod testing;
