@@ -2,7 +2,7 @@
 //! simulated time, under scheduled faults, with a recorded history and a checker.
 //!
 //! Keeps one promise for all the tests built on it: nothing here takes time or chance from anywhere but the seed, so one seed
-//! replays one run, event by event.
+//! replays one run, event by event. Only [`outside`] is no simulation: it runs the same workload and checker against real nodes.
 //!
 //! *Left out on purpose:* anything that stands in for the node or for the client. Only their parts are simulated.
 
@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod history;
 pub mod medium;
 pub mod net;
+pub mod outside;
 pub mod run;
 pub mod storm;
 pub mod trace;

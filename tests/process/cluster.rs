@@ -1,12 +1,15 @@
 //! Real nodes: one process each, real disks, real sockets on the loopback, ended by their own ids.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
+
+use ringfort_tests::outside::http;
+
+use crate::small_disk::SmallDisk;
 
 /// Time between two looks at a node.
 const LOOK: Duration = Duration::from_millis(20);
@@ -17,7 +20,7 @@ const EXIT_LOOKS_MAX: u32 = 1_500;
 
 /// The binary under test.
 pub fn ringfort() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_ringfort"))
+    Command::new(env!("CARGO_BIN_EXE_ringfort-under-test"))
 }
 
 /// One node: its addresses, its data directory, and its process while it runs.
@@ -37,7 +40,10 @@ pub struct Cluster {
     extra: Vec<String>,
     /// The limit of open files, if it is not that of the test.
     open_files: Option<u32>,
-    _dir: tempfile::TempDir,
+    /// Disks of the nodes, if they have their own.
+    pub disks: Vec<SmallDisk>,
+    // Last, so that it goes when nothing is mounted in it any more.
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -77,7 +83,8 @@ impl Cluster {
             initial,
             extra: extra.iter().map(|arg| (*arg).to_owned()).collect(),
             open_files: None,
-            _dir: dir,
+            disks: Vec::new(),
+            dir,
         }
     }
 
@@ -91,6 +98,25 @@ impl Cluster {
         for i in 0..self.nodes.len() {
             self.wait_ready(i);
         }
+    }
+
+    /// Gives each node a disk of its own of `bytes`. To be called before any is started.
+    ///
+    /// # Errors
+    /// The machine's words, if it allows no mounts: the nodes then share the disk of the test.
+    pub fn mount_disks(&mut self, bytes: u64) -> Result<(), String> {
+        let disks: Result<Vec<SmallDisk>, String> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                SmallDisk::mount(self.dir.path().join(format!("{}-disk", node.name)), bytes)
+            })
+            .collect();
+        self.disks = disks?;
+        for (node, disk) in self.nodes.iter_mut().zip(&self.disks) {
+            node.data_dir = disk.path().join("data");
+        }
+        Ok(())
     }
 
     /// Nodes that are started from now on may have so many files open.
@@ -120,7 +146,7 @@ impl Cluster {
         command
     }
 
-    /// Starts node `i` and does not wait for it. What it says goes to `<data directory>.log`.
+    /// Starts node `i` and does not wait for it. What it says goes to [`Self::log_path`], after what it said before.
     pub fn spawn(&mut self, i: usize) {
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -139,7 +165,7 @@ impl Cluster {
 
     /// Where node `i`'s words go.
     pub fn log_path(&self, i: usize) -> PathBuf {
-        self.nodes[i].data_dir.with_extension("log")
+        self.dir.path().join(format!("{}.log", self.nodes[i].name))
     }
 
     /// What node `i` said so far.
@@ -175,16 +201,31 @@ impl Cluster {
 
     /// Sends SIGTERM to node `i` and waits for its end.
     pub fn terminate(&mut self, i: usize) -> ExitStatus {
-        let mut child = self.nodes[i].process.take().expect("the node runs");
-        signal(&child, libc::SIGTERM);
+        assert!(self.is_running(i), "{i} runs:\n{}", self.log(i));
+        self.signal(i, libc::SIGTERM);
         for _ in 0..EXIT_LOOKS_MAX {
-            if let Some(status) = child.try_wait().expect("our child") {
+            if let Some(status) = self.reap(i) {
                 return status;
             }
             std::thread::sleep(LOOK);
         }
-        let _ = child.kill();
+        self.kill(i);
         panic!("{} did not end after SIGTERM:\n{}", i, self.log(i));
+    }
+
+    /// Sends a signal to node `i`, if it runs.
+    pub fn signal(&self, i: usize, number: i32) {
+        if let Some(child) = &self.nodes[i].process {
+            signal(child, number);
+        }
+    }
+
+    /// How node `i`'s process ended, if it has: told once.
+    pub fn reap(&mut self, i: usize) -> Option<ExitStatus> {
+        let child = self.nodes[i].process.as_mut()?;
+        let status = child.try_wait().expect("our child")?;
+        self.nodes[i].process = None;
+        Some(status)
     }
 
     /// Whether node `i`'s process still runs.
@@ -200,9 +241,14 @@ impl Cluster {
         self.nodes.iter().map(|n| n.client.to_string()).collect()
     }
 
+    /// Whether node `i` serves clients.
+    pub fn is_ready(&self, i: usize) -> bool {
+        http::status(&self.nodes[i].http.to_string(), "/readyz") == Some(200)
+    }
+
     fn wait_ready(&mut self, i: usize) {
         for _ in 0..READY_LOOKS_MAX {
-            if http_status(self.nodes[i].http, "/readyz") == Some(200) {
+            if self.is_ready(i) {
                 return;
             }
             if !self.is_running(i) {
@@ -240,27 +286,6 @@ fn signal(child: &Child, signal: i32) {
     #[allow(unsafe_code)]
     let result = unsafe { libc::kill(pid, signal) };
     assert_eq!(result, 0, "the process is ours");
-}
-
-/// The status code of a GET, or `None` where nothing answers.
-pub fn http_status(addr: SocketAddr, path: &str) -> Option<u16> {
-    http_get(addr, path).map(|(status, _)| status)
-}
-
-/// Status code and body of a GET.
-pub fn http_get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n"
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Some((status, body.to_owned()))
 }
 
 /// Ports that were free a moment ago. They are held together, so that all differ.

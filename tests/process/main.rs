@@ -4,4 +4,6 @@ mod bad_input;
 mod cluster;
 mod kill;
 mod main_job;
+mod small_disk;
+mod storm;
 mod writers;
