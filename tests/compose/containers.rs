@@ -1,6 +1,6 @@
 //! The containers of docker-compose.yml as they are held from outside: by Docker's own commands.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use ringfort_tests::outside::{
     Held, http,
@@ -16,7 +16,9 @@ const NODES: [&str; 3] = ["n0", "n1", "n2"];
 /// Published ports of the first node; the others follow.
 const CLIENT_PORT: u16 = 17_400;
 const HTTP_PORT: u16 = 17_600;
-/// Looks at a cluster that is to become ready: some minutes.
+/// Time between two looks at a cluster that is to become ready.
+const LOOK: Duration = Duration::from_millis(200);
+/// Looks until the test gives up on it: two minutes.
 const READY_LOOKS_MAX: u32 = 600;
 /// Lines of each node's log that a failure shows.
 const LOG_LINES: &str = "40";
@@ -27,7 +29,7 @@ pub struct Containers {
     /// Ids of the containers.
     ids: Vec<String>,
     network: String,
-    /// What Docker started again by itself, since the node had ended by itself.
+    /// Nodes that ended by themselves, or badly.
     failed: Vec<String>,
 }
 
@@ -48,23 +50,23 @@ impl Containers {
             network,
             failed: Vec::new(),
         };
-        for node in 0..NODES.len() {
+        for (node, name) in NODES.iter().enumerate() {
             let mut looks = 0;
             while !containers.is_ready(node) {
                 looks += 1;
-                assert!(looks < READY_LOOKS_MAX, "{} is not ready", NODES[node]);
-                std::thread::sleep(std::time::Duration::from_millis(200));
+                assert!(looks < READY_LOOKS_MAX, "{name} is not ready");
+                std::thread::sleep(LOOK);
             }
         }
         Some(containers)
     }
 
-    /// Panics if a node ended by itself, or panicked.
+    /// Panics if a node ended by itself or badly, or panicked.
     pub fn assert_never_failed(mut self) {
-        for node in 0..NODES.len() {
+        for (node, name) in NODES.iter().enumerate() {
             self.note_restarts(node);
-            let log = self.compose.run(&["logs", "--no-color", NODES[node]]);
-            assert!(!log.contains("panicked"), "{} panicked", NODES[node]);
+            let log = self.compose.run(&["logs", "--no-color", name]);
+            assert!(!log.contains("panicked"), "{name} panicked");
         }
         assert!(self.failed.is_empty(), "{:?}", self.failed);
     }
@@ -109,6 +111,13 @@ impl Held for Containers {
             Kind::Restart => {
                 self.note_restarts(fault.node);
                 docker(&["stop", &id]);
+                let code = docker(&["inspect", "--format", "{{.State.ExitCode}}", &id]);
+                if code != "0" {
+                    (self.failed).push(format!(
+                        "{} ended with {code} when told to stop",
+                        NODES[fault.node]
+                    ));
+                }
             }
             Kind::Cut => drop(docker(&["network", "disconnect", &self.network, &id])),
             Kind::FullDisk => unreachable!("not one of the kinds"),
@@ -137,9 +146,9 @@ impl Held for Containers {
         Vec::new()
     }
 
-    fn is_running(&mut self, _node: usize) -> bool {
-        // The command that ends a fault returns when it does.
-        true
+    /// The first process of a container does not even see SIGTERM before it asks for it: by the time of this answer it has.
+    fn is_running(&mut self, node: usize) -> bool {
+        http::status(&local(HTTP_PORT, node), "/livez") == Some(200)
     }
 
     fn is_ready(&mut self, node: usize) -> bool {

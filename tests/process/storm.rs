@@ -1,6 +1,6 @@
 //! The simulation's workload and checker against real processes, while they are killed, held still, restarted and run out of disk.
 
-use std::{fs::File, path::PathBuf, process::ExitStatus};
+use std::{fs::File, os::unix::process::ExitStatusExt, path::PathBuf, process::ExitStatus};
 
 use ringfort_tests::{
     outside::{
@@ -91,7 +91,8 @@ impl Processes {
     fn is_explained(fate: Fate, ended: ExitStatus) -> bool {
         match fate.told {
             Told::Die => true,
-            Told::Stop => ended.success() || fate.was_full,
+            // A process that has only just begun knows nothing of SIGTERM yet, and dies of it.
+            Told::Stop => ended.success() || ended.signal() == Some(libc::SIGTERM) || fate.was_full,
             // The log met a disk without any room: "restart the node, which recovers what is durable".
             Told::Nothing => fate.was_full && ended.code() == Some(1),
         }

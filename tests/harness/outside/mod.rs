@@ -26,7 +26,7 @@ use super::{
     trace::Trace,
     workload::{Dial, Plan, Worker, final_pass},
 };
-use schedule::{Fault, Kind, schedule};
+use schedule::{AT_ONCE_MAX, Fault, Kind, schedule};
 
 /// Time between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(20);
@@ -152,10 +152,12 @@ impl Run<'_> {
     ) -> Result<(), String> {
         self.say(format_args!("the storm begins"));
         set(&self.plan.begin);
-        let began_ms = self.now_ms();
+        let mut began_ms = self.now_ms();
         for fault in faults {
             self.wait_until(began_ms + fault.at_ms);
             self.hurt(fault)?;
+            // A slow machine stretches the schedule, so that the rests between faults stay.
+            began_ms = began_ms.max(self.now_ms() - fault.at_ms);
         }
         self.say(format_args!("healing"));
         for (_, fault) in std::mem::take(&mut self.lasting) {
@@ -184,8 +186,12 @@ impl Run<'_> {
         self.plan.history.trace.line(words);
     }
 
-    /// Begins a fault once its node runs: one that just came back may be hit in its recovery.
+    /// Begins a fault once none is in its way and its node runs: one that just came back may be hit in its recovery.
     fn hurt(&mut self, fault: &Fault) -> Result<(), String> {
+        self.wait("a fault does not end", |run| {
+            let lasting = &run.lasting;
+            lasting.len() < AT_ONCE_MAX && !lasting.iter().any(|(_, last)| last.excludes(fault))
+        })?;
         self.wait("a node does not start", |run| {
             run.nodes.is_running(fault.node)
         })?;
