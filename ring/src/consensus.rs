@@ -17,7 +17,7 @@ mod proposer;
 mod tests;
 
 pub use acceptor::{Acceptor, Effect, Seat, Votes};
-pub use promises::Promises;
+pub use promises::{DECREE_BYTES_MAX, Promises};
 pub use proposer::{Act, Proposer};
 
 use crate::id::{Epoch, StoreId};

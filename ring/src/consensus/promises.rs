@@ -1,6 +1,9 @@
-//! What a store keeps of its word: votes and trackers, as they stand in its identity file.
+//! What a store keeps of its word: the newest decree it knows, its votes and its trackers, as they stand in its identity
+//! file. They change together, so that none outlives what it rests on.
 //!
 //! *Invariant:* a store that has lost this is another store. Its encoding is versioned and bounded.
+
+use std::sync::Arc;
 
 use super::{Ballot, Votes};
 use crate::{
@@ -12,11 +15,13 @@ use crate::{
 /// The newest format.
 const FORMAT: u8 = 1;
 /// The longest encoded decree, in bytes: two layouts of the most and longest members.
-const DECREE_BYTES_MAX: usize = 10 << 20;
+pub const DECREE_BYTES_MAX: usize = 10 << 20;
 
-/// Votes and trackers of one store.
+/// Newest decree, votes and trackers of one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promises {
+    /// The newest decree that the store knows.
+    pub decree: Arc<Decree>,
     /// In the epoch that is being decided.
     pub votes: Votes<Decree>,
     /// The store's own.
@@ -25,10 +30,23 @@ pub struct Promises {
 
 impl Promises {
     /// A store that knows the decree and has promised nothing: all trackers at the oldest live layout.
-    pub fn start(decree: &Decree) -> Promises {
+    pub fn start(decree: Arc<Decree>) -> Promises {
         Promises {
             votes: Votes::none(decree.epoch().next()),
             trackers: Trackers::starting_at(decree.oldest().epoch()),
+            decree,
+        }
+    }
+
+    /// The same store with a newer decree: votes on what is decided are forgotten, trackers are kept and are never
+    /// behind the oldest live layout.
+    #[must_use]
+    pub fn with_decree(self, decree: Arc<Decree>) -> Promises {
+        let start = Trackers::starting_at(decree.oldest().epoch());
+        Promises {
+            votes: self.votes.of_instance(decree.epoch().next()),
+            trackers: self.trackers.union(start),
+            decree,
         }
     }
 
@@ -36,6 +54,7 @@ impl Promises {
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.u8(FORMAT);
+        writer.bytes(&self.decree.encode());
         let Trackers {
             ack,
             merged,
@@ -62,6 +81,7 @@ impl Promises {
     pub fn decode(bytes: &[u8]) -> Result<Promises, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.version(FORMAT)?;
+        let decree = read_decree(&mut reader)?;
         let trackers = Trackers {
             ack: reader.epoch()?,
             merged: reader.epoch()?,
@@ -73,8 +93,7 @@ impl Promises {
             0 => None,
             1 => {
                 let number = read_ballot(&mut reader)?;
-                let decree = Decree::decode(reader.bytes("bytes of a decree", DECREE_BYTES_MAX)?)?;
-                Some((number, decree))
+                Some((number, read_decree(&mut reader)?))
             }
             mark => return Err(DecodeError::Mark(mark, "a vote")),
         };
@@ -85,8 +104,17 @@ impl Promises {
             accepted,
             proposed,
         };
-        Ok(Promises { votes, trackers })
+        let decree = Arc::new(decree);
+        Ok(Promises {
+            decree,
+            votes,
+            trackers,
+        })
     }
+}
+
+fn read_decree(reader: &mut Reader<'_>) -> Result<Decree, DecodeError> {
+    Decree::decode(reader.bytes("bytes of a decree", DECREE_BYTES_MAX)?)
 }
 
 fn ballot(writer: &mut Writer, ballot: Ballot) {

@@ -1,6 +1,9 @@
 //! Tests of voters and proposers: each rule, and hostile orders. `tests/model` goes through all orders of small cases.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 
@@ -213,7 +216,7 @@ fn a_voter_that_is_behind_is_told_first() {
 #[test]
 fn promises_are_read_as_written() {
     let base = Decree::founding(sized(16, 3, Family::Equal.members(0, 3)));
-    let mut promises = Promises::start(&base);
+    let mut promises = Promises::start(Arc::new(base.clone()));
     assert_eq!(promises.votes.instance, Epoch(2));
     let change = Change::Add(Family::Equal.member(0, 3));
     let decree = apply(&base, &[change]).expect("fits");
@@ -227,6 +230,14 @@ fn promises_are_read_as_written() {
             assert!(Promises::decode(&bytes[..short]).is_err());
         }
     }
+    let (_, decided) = promises.votes.accepted.clone().expect("voted for");
+    let next = promises.with_decree(Arc::new(decided));
+    assert_eq!(next.votes, Votes::none(Epoch(3)));
+    assert_eq!(
+        next.trackers.ack,
+        Epoch(1),
+        "the first layout is live still"
+    );
 }
 
 /// What may happen next in a hostile network.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Layout, MEMBERS_MAX, Member};
+use super::{Layout, MEMBERS_MAX, Member, PlanHash};
 use crate::{
     encoding::{DecodeError, Reader, Writer},
     id::{Epoch, NodeName, StoreId},
@@ -46,6 +46,7 @@ pub struct Decree {
     epoch: Epoch,
     live: Vec<Layout>,
     excused: BTreeMap<StoreId, Excuse>,
+    plan: PlanHash,
 }
 
 /// Why a decree is not valid. Nothing was changed by finding out.
@@ -126,6 +127,7 @@ impl Decree {
             epoch,
             live,
             excused,
+            plan: PlanHash(0),
         };
         if let Some(store) = decree.excused.keys().find(|store| !decree.lists(**store)) {
             return Err(DecreeError::Excused(*store));
@@ -142,7 +144,19 @@ impl Decree {
             epoch: layout.epoch(),
             live: vec![layout],
             excused: BTreeMap::new(),
+            plan: PlanHash(0),
         }
+    }
+
+    /// The same decree, come by that plan.
+    #[must_use]
+    pub fn by_plan(self, plan: PlanHash) -> Decree {
+        Decree { plan, ..self }
+    }
+
+    /// The plan that it came by, so that who committed it can tell; 0 if by none.
+    pub fn plan(&self) -> PlanHash {
+        self.plan
     }
 
     /// The decree's number.
@@ -244,6 +258,7 @@ impl Decree {
         let mut writer = Writer::default();
         writer.u8(FORMAT);
         writer.u64(self.epoch.0);
+        writer.u64(self.plan.0);
         writer.count(self.live.len());
         self.live.iter().for_each(|layout| writer.layout(layout));
         writer.count(self.excused.len());
@@ -264,7 +279,7 @@ impl Decree {
     pub fn decode(bytes: &[u8]) -> Result<Decree, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.version(FORMAT)?;
-        let epoch = reader.epoch()?;
+        let (epoch, plan) = (reader.epoch()?, PlanHash(reader.u64()?));
         let layouts = reader.count("live layouts", LIVE_MAX)?;
         let live = (0..layouts)
             .map(|_| reader.layout())
@@ -280,7 +295,7 @@ impl Decree {
             excused.insert(store, excuse);
         }
         reader.end()?;
-        Ok(Decree::new(epoch, live, excused)?)
+        Ok(Decree::new(epoch, live, excused)?.by_plan(plan))
     }
 }
 

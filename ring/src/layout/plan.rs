@@ -146,10 +146,11 @@ const OVER_PERCENT: f64 = 3.0;
 /// # Errors
 /// [`PlanError::Change`], [`PlanError::Placement`].
 pub fn plan(base: &Decree, changes: &[Change], bytes: Option<&[u64]>) -> Result<Plan, PlanError> {
-    let target = apply(base, changes)?;
+    let hash = plan_hash(base, changes);
+    let target = apply(base, changes)?.by_plan(hash);
     let mut plan = Plan {
         base: base.epoch(),
-        hash: plan_hash(base, changes),
+        hash,
         places: changes.iter().any(Change::places),
         members: Vec::new(),
         copies: 0,

@@ -157,7 +157,7 @@ fn a_newer_format_and_greedy_counts_are_refused() {
         })
     );
     let mut greedy = bytes.clone();
-    greedy[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
+    greedy[17..21].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(
         Decree::decode(&greedy),
         Err(DecodeError::TooMany { .. })
