@@ -1,9 +1,10 @@
 //! Real nodes: one process each, real disks, real sockets on the loopback, ended by their own ids.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -288,10 +289,15 @@ fn signal(child: &Child, signal: i32) {
     assert_eq!(result, 0, "the process is ours");
 }
 
-/// Ports that were free a moment ago. They are held together, so that all differ.
+/// Ports that were free a moment ago. They are held together, so that all differ; and each call has a loopback address of its own,
+/// where the machine has several (Linux), so that nobody takes the port of a node that is down.
 pub fn free_ports(count: usize) -> Vec<SocketAddr> {
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high, low, CALLS.fetch_add(1, Ordering::Relaxed));
+    let own = TcpListener::bind((own, 0)).map_or(Ipv4Addr::LOCALHOST, |_| own);
     let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .map(|_| TcpListener::bind((own, 0)).expect("a free port"))
         .collect();
     held.iter()
         .map(|listener| listener.local_addr().expect("it is bound"))
