@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* one deadline around all attempts, one request id in all of them, and an error that is ambiguous if any
 //! attempt was. A call that is dropped leaves nothing behind but the attempts on their way, which hold their own
-//! credit and sequence.
+//! credit.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Call {
         mut request: v1::PutRequest,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let ticket = inner.sequences.next(Instant::now())?;
+        let ticket = inner.ids.next()?;
         request.options.get_or_insert_default().request_id = Some(ticket.request_id());
         Call::new(operation::Kind::Put(request), deadline, Some(ticket))
     }
@@ -61,7 +61,7 @@ impl Call {
         mut request: v1::DeleteRequest,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let ticket = inner.sequences.next(Instant::now())?;
+        let ticket = inner.ids.next()?;
         request.options.get_or_insert_default().request_id = Some(ticket.request_id());
         Call::new(operation::Kind::Delete(request), deadline, Some(ticket))
     }
@@ -129,6 +129,11 @@ impl Call {
                         Box::pin(sleep(after)).await;
                     }
                     attempt += 1;
+                    if let Some(ticket) = &self.ticket
+                        && error.is_ambiguous()
+                    {
+                        inner.ids.part_with(ticket, inner.random().number());
+                    }
                     if error.reason() == Some(Reason::QuorumUnavailable) {
                         said = Some(error);
                     }
@@ -177,15 +182,13 @@ impl Call {
         credit: Credit,
         attempt: u32,
     ) -> Result<oneshot::Receiver<Reply>, Error> {
-        let (kind, ticket) = self.stamp(attempt);
-        session.submit(credit, kind, self.deadline, ticket)
+        session.submit(credit, self.stamp(attempt), self.deadline)
     }
 
     /// The operation as this attempt sends it.
-    fn stamp(&self, attempt: u32) -> (operation::Kind, Option<Ticket>) {
+    fn stamp(&self, attempt: u32) -> operation::Kind {
         let mut kind = self.kind.clone();
-        let ticket = self.ticket.as_ref().map(Ticket::attempt);
-        let floor = ticket.as_ref().map_or(0, |(_, floor)| *floor);
+        let floor = self.ticket.as_ref().map_or(0, Ticket::floor);
         match &mut kind {
             operation::Kind::Put(v1::PutRequest { options, .. })
             | operation::Kind::Delete(v1::DeleteRequest { options, .. }) => {
@@ -197,7 +200,7 @@ impl Call {
                 request.options.get_or_insert_default().attempt = attempt
             }
         }
-        (kind, ticket.map(|(ticket, _)| ticket))
+        kind
     }
 }
 

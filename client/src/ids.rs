@@ -1,29 +1,62 @@
-//! Request ids: one per mutation, kept over its resends, and the floor below which none is running any more.
+//! Request ids: one per mutation, kept over its resends, and the floor below which nodes may forget them.
 //!
-//! *Invariant:* a sequence counts as answered only when no copy of it can reach a node any more: its call is over (or
-//! its future dropped) **and** each attempt that was sent has been answered, or is so long past its deadline that a
-//! node would drop it. Nodes forget ids below the floor; a floor too high would let a straggler apply a second time.
+//! *Invariant:* the floor passes a write only when its call is over **and** it was applied at most once, through one
+//! coordinator: nodes forget ids below it. A write that was sent again, though its first attempt may have been applied,
+//! may lie on a node that nobody hears as a second copy, and only its id tells that copy, once it is heard, from a new
+//! write. So the floor never passes such a write: the client goes on under another id, and the floor of the old one
+//! stays where it is, until nodes forget by age. (Holding one floor for minutes would keep every request since then in
+//! the lists of all keys.)
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use ringfort_proto::v1;
-use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// How long after its deadline an attempt without an answer is still held to be on its way.
-const STRAGGLER: Duration = Duration::from_secs(10);
 /// The most sequences between the floor and the newest: one byte each, and reached only by a client that leaves
 /// calls open for minutes at full speed.
 const WINDOW_MAX: usize = 1 << 24;
 
-/// Hands out the sequences of one client.
+/// Hands out request ids; under another client id after each write that may have been applied twice.
 #[derive(Debug)]
-pub(crate) struct Sequences {
+pub(crate) struct Ids {
+    current: Mutex<Arc<Sequences>>,
+}
+
+impl Ids {
+    /// Begins with this client id.
+    pub(crate) fn new(client: u64) -> Ids {
+        Ids {
+            current: Mutex::new(Sequences::new(client)),
+        }
+    }
+
+    /// The next id, held by the ticket that is returned.
+    pub(crate) fn next(&self) -> Result<Ticket, Error> {
+        Arc::clone(&self.current()).next()
+    }
+
+    /// The write of `ticket` is sent again though it may have been applied: its id is held for ever, and what begins
+    /// from now on does so under the client id `other`.
+    pub(crate) fn part_with(&self, ticket: &Ticket, other: u64) {
+        ticket.hold_for_ever();
+        let mut current = self.current();
+        if Arc::ptr_eq(&current, &ticket.sequences) {
+            *current = Sequences::new(other);
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Arc<Sequences>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sequences of one client id.
+#[derive(Debug)]
+struct Sequences {
     client: u64,
     window: Mutex<Window>,
 }
@@ -34,40 +67,29 @@ struct Window {
     floor: u64,
     /// How many holders each sequence from the floor on has.
     holders: VecDeque<u8>,
-    /// Attempts without an answer, to be let go of at their time.
-    stragglers: VecDeque<(Instant, u64)>,
 }
 
 impl Window {
+    fn index(&self, sequence: u64) -> usize {
+        usize::try_from(sequence - self.floor).expect("the window fits memory")
+    }
+
     fn release(&mut self, sequence: u64) {
-        let index = usize::try_from(sequence - self.floor).expect("the window fits memory");
+        let index = self.index(sequence);
         self.holders[index] -= 1;
         while self.holders.front() == Some(&0) {
             self.holders.pop_front();
             self.floor += 1;
         }
     }
-
-    /// Lets go of the stragglers whose time has come. In the order of arrival: one that is early waits, which errs
-    /// on the safe side.
-    fn release_stragglers(&mut self, now: Instant) {
-        while let Some(&(until, sequence)) = self.stragglers.front() {
-            if until > now {
-                break;
-            }
-            self.stragglers.pop_front();
-            self.release(sequence);
-        }
-    }
 }
 
 impl Sequences {
     /// The sequences of the client with this id, from 1.
-    pub(crate) fn new(client: u64) -> Arc<Self> {
+    fn new(client: u64) -> Arc<Self> {
         let window = Window {
             floor: 1,
             holders: VecDeque::new(),
-            stragglers: VecDeque::new(),
         };
         Arc::new(Sequences {
             client,
@@ -76,9 +98,8 @@ impl Sequences {
     }
 
     /// The next sequence, held by the ticket that is returned.
-    pub(crate) fn next(self: &Arc<Self>, now: Instant) -> Result<Ticket, Error> {
+    fn next(self: &Arc<Self>) -> Result<Ticket, Error> {
         let mut window = self.lock();
-        window.release_stragglers(now);
         if window.holders.len() >= WINDOW_MAX {
             return Err(Error::overloaded(format!(
                 "{WINDOW_MAX} writes were started since the oldest one that has no answer"
@@ -89,7 +110,6 @@ impl Sequences {
         Ok(Ticket {
             sequences: Arc::clone(self),
             sequence,
-            held: true,
         })
     }
 
@@ -99,12 +119,11 @@ impl Sequences {
     }
 }
 
-/// One holder of a sequence: the call, or one attempt of it.
+/// A write's hold on its sequence, until its call is over.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     sequences: Arc<Sequences>,
     sequence: u64,
-    held: bool,
 }
 
 impl Ticket {
@@ -116,37 +135,22 @@ impl Ticket {
         }
     }
 
-    /// A second holder for an attempt, and the floor to send with it.
-    pub(crate) fn attempt(&self) -> (Ticket, u64) {
-        let mut window = self.sequences.lock();
-        let index = usize::try_from(self.sequence - window.floor).expect("the window fits memory");
-        window.holders[index] += 1;
-        let floor = window.floor;
-        drop(window);
-        let ticket = Ticket {
-            sequences: Arc::clone(&self.sequences),
-            sequence: self.sequence,
-            held: true,
-        };
-        (ticket, floor)
+    /// The floor to send with an attempt.
+    pub(crate) fn floor(&self) -> u64 {
+        self.sequences.lock().floor
     }
 
-    /// Lets go of an attempt that was sent and had no answer: not before a node would surely drop it.
-    pub(crate) fn abandon(mut self, deadline: Instant) {
-        self.sequences
-            .lock()
-            .stragglers
-            .push_back((deadline + STRAGGLER, self.sequence));
-        // The list of stragglers is the holder now.
-        self.held = false;
+    /// Keeps the floor from ever passing this sequence.
+    fn hold_for_ever(&self) {
+        let mut window = self.sequences.lock();
+        let index = window.index(self.sequence);
+        window.holders[index] = window.holders[index].saturating_add(1);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.held {
-            self.sequences.lock().release(self.sequence);
-        }
+        self.sequences.lock().release(self.sequence);
     }
 }
 
@@ -154,58 +158,44 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    /// The floor that a write which starts now would send.
-    fn floor(sequences: &Arc<Sequences>) -> u64 {
-        let ticket = sequences.next(Instant::now()).expect("the window has room");
-        ticket.attempt().1
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_floor_waits_for_the_lowest() {
-        let sequences = Sequences::new(9);
-        let now = Instant::now();
-        let first = sequences.next(now).unwrap();
-        let second = sequences.next(now).unwrap();
-        assert_eq!(
-            first.request_id(),
-            v1::RequestId {
-                client: 9,
-                sequence: 1
-            }
-        );
-        assert_eq!(second.request_id().sequence, 2);
+    #[test]
+    fn the_floor_waits_for_the_lowest() {
+        let ids = Ids::new(9);
+        let [first, second] = [(); 2].map(|()| ids.next().unwrap());
+        let ids_of = [&first, &second].map(Ticket::request_id);
+        assert_eq!(ids_of.map(|id| (id.client, id.sequence)), [(9, 1), (9, 2)]);
         drop(second);
-        assert_eq!(floor(&sequences), 1);
-        let (attempt, _) = first.attempt();
+        assert_eq!(first.floor(), 1);
         drop(first);
-        assert_eq!(floor(&sequences), 1, "its attempt is still on its way");
-        drop(attempt);
-        assert_eq!(floor(&sequences), 5, "three and four were the probes");
-        assert!(sequences.lock().holders.is_empty(), "nothing is kept");
+        let third = ids.next().unwrap();
+        assert_eq!((third.request_id().sequence, third.floor()), (3, 3));
+        drop(third);
+        let nothing = ids.current().lock().holders.is_empty();
+        assert!(nothing, "nothing is kept");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_attempt_without_an_answer_is_held_past_its_deadline() {
-        let sequences = Sequences::new(9);
-        let ticket = sequences.next(Instant::now()).unwrap();
-        let (attempt, _) = ticket.attempt();
-        attempt.abandon(Instant::now() + Duration::from_secs(1));
-        drop(ticket);
-        tokio::time::sleep(STRAGGLER).await;
-        assert_eq!(floor(&sequences), 1);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(floor(&sequences), 3);
+    #[test]
+    fn a_write_sent_twice_is_never_below_the_floor_and_holds_up_no_other() {
+        let ids = Ids::new(9);
+        let [twice, beside] = [(); 2].map(|()| ids.next().unwrap());
+        ids.part_with(&twice, 10);
+        ids.part_with(&beside, 11);
+        drop(twice);
+        assert_eq!(beside.floor(), 1, "the old id's floor stays");
+        let next = ids.next().unwrap().request_id();
+        assert_eq!((next.client, next.sequence), (10, 1), "parted with once");
+        assert_eq!(ids.next().unwrap().floor(), 2);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_window_is_bounded() {
-        let sequences = Sequences::new(9);
-        let oldest = sequences.next(Instant::now()).unwrap();
-        sequences.lock().holders.resize(WINDOW_MAX, 1);
-        let error = sequences.next(Instant::now()).unwrap_err();
+    #[test]
+    fn the_window_is_bounded() {
+        let ids = Ids::new(9);
+        let oldest = ids.next().unwrap();
+        ids.current().lock().holders.resize(WINDOW_MAX, 1);
+        let error = ids.next().unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Overloaded);
         assert!(!error.is_ambiguous());
         drop(oldest);
-        assert!(sequences.next(Instant::now()).is_ok());
+        assert!(ids.next().is_ok());
     }
 }

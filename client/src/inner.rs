@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     discovery,
     error::Error,
-    ids::Sequences,
+    ids::Ids,
     options::Criticality,
     random::Random,
     route::{Ring, View},
@@ -47,7 +47,7 @@ struct Progress {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) defaults: Defaults,
-    pub(crate) sequences: Arc<Sequences>,
+    pub(crate) ids: Ids,
     parts: Parts,
     /// One session per endpoint that the client was built with; a layout's members share them by address.
     seeds: Vec<Arc<Session>>,
@@ -73,7 +73,7 @@ impl Inner {
             .collect();
         Ok(Arc::new(Inner {
             defaults,
-            sequences: Sequences::new(parts.random.number()),
+            ids: Ids::new(parts.random.number()),
             seeds: seeds?,
             view: RwLock::new(None),
             progress: watch::Sender::new(Progress::default()),

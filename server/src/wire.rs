@@ -196,11 +196,11 @@ fn request_from_wire(wire: Option<v1::RequestId>) -> RequestId {
 
 #[cfg(test)]
 mod tests {
-    use ringfort_storage::version::{NewPayload, Write};
+    use ringfort_storage::version::{Context, NewPayload, Write};
 
     use super::*;
 
-    fn write(base: &Object, n: u64, context: Option<Clock>, payload: NewPayload) -> Object {
+    fn write(base: &Object, n: u64, context: Option<Context>, payload: NewPayload) -> Object {
         let request = RequestId {
             client: 5,
             sequence: n,
@@ -229,7 +229,7 @@ mod tests {
     /// Two values, an empty one, a tombstone that keeps a value.
     fn rich() -> Object {
         let one = write(&Object::empty(), 1, None, value(b"one"));
-        let gone = write(&one, 2, Some(one.clock().clone()), NewPayload::Delete);
+        let gone = write(&one, 2, Some((&one).into()), NewPayload::Delete);
         let two = write(&gone, 3, None, value(b"two"));
         write(&two, 4, None, value(b""))
     }

@@ -38,7 +38,6 @@ use crate::{
     connector::{Connector, check_address},
     discovery::Signals,
     error::Error,
-    ids::Ticket,
     random::Random,
 };
 
@@ -222,16 +221,16 @@ impl Session {
         credit: Credit,
         kind: operation::Kind,
         deadline: Instant,
-        ticket: Option<Ticket>,
     ) -> Result<oneshot::Receiver<Reply>, Error> {
         let (reply, answer) = oneshot::channel();
+        let is_write = !matches!(kind, operation::Kind::Get(_));
         let (kind, reply, weight) = (Some(kind), Some(reply), credit.weight);
         self.push(Entry {
             kind,
             reply,
             deadline,
             weight,
-            ticket,
+            is_write,
         })?;
         Ok(answer)
     }

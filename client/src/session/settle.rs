@@ -44,7 +44,7 @@ impl Shared {
                 .sum(),
         );
         for (entry, kind) in answered {
-            let write = entry.is_write();
+            let write = entry.is_write;
             if let Some(reply) = entry.reply {
                 let _ = reply.send(self.reply(kind, write));
             }
@@ -95,7 +95,7 @@ impl Shared {
                     entry
                         .reply
                         .take()
-                        .map(|reply| (reply, Some(entry.is_write()))),
+                        .map(|reply| (reply, Some(entry.is_write))),
                 );
             } else if let Some(entry) = state.slots.remove(id) {
                 unsent = (unsent.0 + 1, unsent.1 + entry.weight as usize);
@@ -156,11 +156,8 @@ impl Shared {
     }
 
     fn fail(&self, entry: Entry, why: &str, refusal: Option<&Error>) {
-        let write = entry.is_write();
+        let write = entry.is_write;
         let error = if entry.is_sent() {
-            if let Some(ticket) = entry.ticket {
-                ticket.abandon(entry.deadline);
-            }
             Error::broken(&self.address, why, write)
         } else {
             refusal.cloned().unwrap_or_else(|| {

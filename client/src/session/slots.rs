@@ -6,7 +6,7 @@
 use ringfort_proto::v1::{operation, operation_result};
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{error::Error, ids::Ticket};
+use crate::error::Error;
 
 /// What comes back to the call.
 pub(crate) type Reply = Result<operation_result::Kind, Error>;
@@ -21,17 +21,13 @@ pub(super) struct Entry {
     pub(super) deadline: Instant,
     /// Bytes of credit that it holds.
     pub(super) weight: u32,
-    /// The attempt's hold on its sequence; `Some` for writes.
-    pub(super) ticket: Option<Ticket>,
+    /// Whether it changes something.
+    pub(super) is_write: bool,
 }
 
 impl Entry {
     pub(super) fn is_sent(&self) -> bool {
         self.kind.is_none()
-    }
-
-    pub(super) fn is_write(&self) -> bool {
-        self.ticket.is_some()
     }
 }
 
@@ -106,7 +102,7 @@ mod tests {
             reply: None,
             deadline,
             weight: 1,
-            ticket: None,
+            is_write: false,
         }
     }
 

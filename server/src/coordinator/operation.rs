@@ -7,7 +7,7 @@ use ringfort_proto::{Failure, Reason, v1, v1::operation::Kind};
 use ringfort_ring::{Layout, PartitionId, Token, token};
 use ringfort_storage::{
     Key, KeyError,
-    version::{Clock, NewPayload, RequestId, Value, context},
+    version::{Context, NewPayload, RequestId, Value, context},
 };
 
 use crate::{
@@ -35,7 +35,7 @@ pub(super) struct ReadSpec {
 #[derive(Debug)]
 pub(super) struct WriteSpec {
     pub payload: NewPayload,
-    pub context: Option<Clock>,
+    pub context: Option<Context>,
     /// `None`: the node makes one.
     pub request: Option<RequestId>,
     pub lowest_unanswered: u64,
@@ -170,7 +170,7 @@ pub(super) fn check_delete(
 
 fn write_spec(
     payload: NewPayload,
-    context: Option<Clock>,
+    context: Option<Context>,
     ttl_ms: u64,
     if_absent: bool,
     options: Option<&v1::WriteOptions>,
@@ -193,7 +193,7 @@ fn write_spec(
     })
 }
 
-fn decode_context(bytes: &[u8], cluster: u64, key: &Key) -> Result<Clock, Failure> {
+fn decode_context(bytes: &[u8], cluster: u64, key: &Key) -> Result<Context, Failure> {
     context::decode(bytes, cluster, key)
         .map_err(|why| Failure::new(Reason::BadContext, why.to_string()))
 }

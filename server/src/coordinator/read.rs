@@ -10,7 +10,7 @@ use ringfort_ring::PartitionId;
 use ringfort_storage::{
     Key, Record,
     store::Read,
-    version::{Object, context},
+    version::{Context, Object, context},
 };
 
 use super::{
@@ -189,7 +189,7 @@ impl Step<'_> {
             self.answer_kind(id, kind);
             return self.end_read(id);
         }
-        intent.write.context = (!object.is_empty()).then(|| object.clock().clone());
+        intent.write.context = (!object.is_empty()).then(|| Context::from(object));
         self.write_after_read(id, intent);
     }
 
@@ -295,7 +295,7 @@ pub fn context_of(object: &Object, cluster: u64, key: &Key) -> Bytes {
     if object.is_empty() {
         Bytes::new()
     } else {
-        context::encode(object.clock(), cluster, key)
+        context::encode(object, cluster, key)
     }
 }
 

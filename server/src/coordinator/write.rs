@@ -89,7 +89,7 @@ impl Step<'_> {
         let sole = is_sole(record, intent.write.request, self.wall_ms);
         let is_put = pending.verb == Verb::Put;
         let context = if is_put && sole {
-            context::encode(record.object().clock(), cluster, &pending.key)
+            context::encode(record.object(), cluster, &pending.key)
         } else {
             Bytes::new()
         };

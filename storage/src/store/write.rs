@@ -12,7 +12,7 @@ use crate::codec;
 use crate::key::Key;
 use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
-use crate::version::{Clock, Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
+use crate::version::{Context, Dot, Floor, NewPayload, Object, Payload, Sibling, Write};
 
 /// Bytes of one stored object, at most, whoever made it (I7): with what the log's and the wire's encodings add, it still
 /// fits one record of the log and one message. A coordinator's own limit is far below; merges of many coordinators'
@@ -299,7 +299,7 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
         !write
             .context
             .as_ref()
-            .is_some_and(|context| context.covers(s.dot))
+            .is_some_and(|context| base.read_by(context, s))
     };
     let count = base.siblings().iter().filter(stays).count() + 1;
     if count > limits.siblings_max {
@@ -308,7 +308,7 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
             max: limits.siblings_max,
         });
     }
-    let context = write.context.as_ref().map_or(0, Clock::len) * CLOCK_ENTRY_BYTES;
+    let context = write.context.as_ref().map_or(0, Context::byte_len);
     let (bytes, max) = match &write.payload {
         NewPayload::Value(value) => {
             let gone = base.siblings().iter().filter(|s| !stays(s));
@@ -325,9 +325,6 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
     }
     Ok(())
 }
-
-/// Bytes of one actor and its counter.
-const CLOCK_ENTRY_BYTES: usize = 16;
 
 /// Refuses an object that the log could not carry.
 fn check_stored(object: &Object) -> Result<(), StoreFull> {

@@ -50,6 +50,11 @@ impl Clock {
             .map_or(0, |entry| entry.1)
     }
 
+    /// The place of `actor` among the entries.
+    pub(super) fn index(&self, actor: ActorId) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.0 == actor)
+    }
+
     /// Whether the event of `dot` has been seen.
     pub fn covers(&self, dot: Dot) -> bool {
         self.get(dot.actor) >= dot.counter

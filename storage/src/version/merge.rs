@@ -8,12 +8,11 @@
 //! 3. neither copy *knows r to be overwritten*.
 //!
 //! A copy knows r to be overwritten if its clock covers a dot listed for r in the union, and it either holds no
-//! sibling of r or does not list that dot. Why: a clock learns a dot in two ways. With a whole object, and then
-//! the list came along; or from the context of a write, whose reader saw r (or what overwrote r). So a covered
-//! dot that is not listed was read and overwritten; and a listed request without a sibling was overwritten too,
-//! since rule 2 always leaves one. Entries of requests that have a sibling are never pruned
-//! ([`super::applied::prune`]), so a pruned list hides only what was overwritten: it can let a retry back in once
-//! its promise has ended, but never drops a write that nobody has read.
+//! sibling of r or does not list that dot. Why: a clock learns a dot with a whole object or from the context of a
+//! write, and either way the list came along. So a covered dot that is not listed was overwritten and then forgotten;
+//! and a listed request without a sibling was overwritten too, since rule 2 always leaves one. Entries of requests
+//! that have a sibling are never pruned ([`super::applied::prune`]), so a pruned list hides only what was overwritten:
+//! it can let a retry back in once its promise has ended, but never drops a write that nobody has read.
 //!
 //! Why any order gives the same. Of each copy and request let L be the listed dots and C the covered ones; L is
 //! part of C, and a live r has exactly the sibling min L. The merge has L₁ ∪ L₂ and C₁ ∪ C₂; r is live in it if

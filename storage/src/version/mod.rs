@@ -26,7 +26,7 @@ pub(crate) mod tests;
 
 pub use applied::{APPLIED_AGE_MS_MAX, APPLIED_MAX, Applied, Dots};
 pub use clock::{BadClock, Clock};
-pub use context::BadContext;
+pub use context::{BadContext, Context};
 pub use dot::{ActorId, Dot, Floor, RequestId};
 pub use object::{BadObject, Object};
 pub use sibling::{Payload, Sibling};

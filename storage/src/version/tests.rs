@@ -32,7 +32,10 @@ pub(crate) fn value(text: &str) -> Value {
 /// A put of the client 1, whose sequence names the request.
 pub(crate) fn put(sequence: u64, text: &str, context: Option<&Clock>) -> Write {
     Write {
-        context: context.cloned(),
+        context: context.map(|clock| Context {
+            clock: clock.clone(),
+            applied: Vec::new(),
+        }),
         payload: NewPayload::Value(value(text)),
         request: RequestId::new(1, sequence),
         lowest_unanswered: 0,

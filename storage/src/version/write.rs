@@ -3,13 +3,13 @@
 use crate::mutants::{Mutant, is_planted};
 
 use super::applied::{self, Applied, Dots};
-use super::{Clock, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
+use super::{Context, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
 
 /// What a client asks to write.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// What the client had read; `None`: nothing, so the write is concurrent with all that is there.
-    pub context: Option<Clock>,
+    pub context: Option<Context>,
     /// What to write.
     pub payload: NewPayload,
     /// The call, the same over all its retries.
@@ -55,8 +55,9 @@ impl Object {
     /// The object after `write`: the new sibling beside those that the context does not cover; clock = base ⊔
     /// context ⊔ dot.
     ///
-    /// A sibling counts as covered too if the context covers *another* dot of its request: the writer has read
-    /// that value from a replica that got it through another coordinator.
+    /// A sibling counts as covered too if the context knows its request by *another* dot: the writer has read that
+    /// value from a replica that got it through another coordinator. And the requests that the context lists are listed
+    /// from now on, so that such a copy is known for what it is when it arrives later.
     ///
     /// The caller has made sure, under the lock of the key, that the base is whole, that the request is new
     /// ([`Object::find`]) and that the dot is ([`Object::is_fresh`]). `now_ms` decides which values a tombstone
@@ -70,7 +71,7 @@ impl Object {
         );
         let mut clock = self.clock.clone();
         if let Some(context) = &write.context {
-            clock.join(context);
+            clock.join(&context.clock);
         }
         clock.insert(dot);
 
@@ -83,7 +84,7 @@ impl Object {
             write
                 .context
                 .as_ref()
-                .is_some_and(|c| self.read_by(c, sibling))
+                .is_some_and(|context| self.read_by(context, sibling))
         };
         let payload = match &write.payload {
             NewPayload::Value(value) => Payload::Value(value.clone()),
@@ -113,6 +114,9 @@ impl Object {
 
         let mut applied = Vec::with_capacity(1 + self.applied.len());
         applied.extend_from_slice(&self.applied);
+        if let Some(context) = &write.context {
+            applied = applied::union(applied, context.applied.clone());
+        }
         applied::add(
             &mut applied,
             Applied {
@@ -130,9 +134,9 @@ impl Object {
     }
 
     /// Whether the reader of `context` has seen the request of `sibling`, through whichever dot.
-    fn read_by(&self, context: &Clock, sibling: &Sibling) -> bool {
+    pub(crate) fn read_by(&self, context: &Context, sibling: &Sibling) -> bool {
         let entry = self.find(sibling.request);
-        context.covers(sibling.dot)
+        context.has_read(sibling)
             || entry.is_some_and(|entry| entry.dots.iter().any(|dot| context.covers(*dot)))
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringfort_storage::store::{Opened, Read, Store, WriteLimits, Written};
-use ringfort_storage::version::{ActorId, Clock, Dot, NewPayload, Object, RequestId, Value, Write};
+use ringfort_storage::version::{
+    ActorId, Context, Dot, NewPayload, Object, RequestId, Value, Write,
+};
 use ringfort_storage::{Key, Record};
 
 use crate::chance::Chance;
@@ -160,7 +162,7 @@ impl Run {
     /// A write that has read `base`, or not.
     fn new_write(&mut self, key: usize, base: &Object) -> Write {
         self.request += 1;
-        let context = self.chance.percent(80).then(|| base.clock().clone());
+        let context = self.chance.percent(80).then(|| Context::from(base));
         let payload = match context.is_some() && self.chance.percent(15) {
             true => NewPayload::Delete,
             false => NewPayload::Value(self.value(key)),
@@ -228,7 +230,7 @@ impl Run {
         key: &Key,
         object: &Object,
         dot: Dot,
-        context: Option<&Clock>,
+        context: Option<&Context>,
         position: usize,
     ) {
         let mut siblings = object.siblings().iter();
@@ -238,7 +240,9 @@ impl Run {
             .clone();
         let minted = Minted {
             sibling,
-            context: context.cloned().unwrap_or_default(),
+            context: context
+                .map(|context| context.clock().clone())
+                .unwrap_or_default(),
             position,
         };
         let history = self.history.keys.entry(key.clone()).or_default();

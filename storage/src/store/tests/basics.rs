@@ -4,7 +4,7 @@ use super::rig::{Rig, applied, foreign, key, put, small_config};
 use crate::disk::Disk;
 use crate::key::Key;
 use crate::store::{DrainStep, Read, StoreConfig, StoreFull, WriteLimits, WriteRefused, Written};
-use crate::version::{ActorId, Clock, NewPayload, Object, RequestId, Write};
+use crate::version::{ActorId, Clock, Context, NewPayload, Object, RequestId, Write};
 
 fn rig() -> Rig {
     Rig::new(1, small_config())
@@ -38,7 +38,7 @@ fn a_request_is_applied_once_also_after_it_was_overwritten_and_drained() {
     let mut rig = rig();
     let write = put(rig.request(), b"one", None);
     let (record, first) = applied(rig.write(&key(1), &write));
-    let over = rig.put(&key(1), b"two", Some(record.object().clock().clone()));
+    let over = rig.put(&key(1), b"two", Some(record.object().into()));
     let (_, second) = applied(over);
     assert!(second > first);
     for turn in 0..3 {
@@ -152,6 +152,8 @@ fn what_the_log_cannot_carry_is_refused_and_harms_nothing() {
     // A context is a client's, and may name any number of actors.
     let actors = (1..=1 << 20).map(|actor| (ActorId(actor), 1));
     let wide = Clock::from_parts(actors.collect()).expect("ascending");
+    let wide = Object::from_parts(wide, Vec::new(), Vec::new()).expect("an object");
+    let wide = Context::from(&wide);
     for payload in [None, Some(NewPayload::Delete)] {
         let mut write = put(rig.request(), b"small", Some(wide.clone()));
         write.payload = payload.unwrap_or(write.payload);
@@ -161,7 +163,7 @@ fn what_the_log_cannot_carry_is_refused_and_harms_nothing() {
             .expect_err("too large");
         assert!(matches!(refused, WriteRefused::ObjectTooLarge { .. }));
     }
-    let context = rig.get(&key(1)).object().clock().clone();
+    let context = rig.get(&key(1)).object().into();
     applied(rig.put(&key(1), b"small", Some(context)));
     assert!(rig.store().merge(&key(1), copy(3)).is_ok(), "room again");
     assert_eq!(rig.values(&key(1)).len(), 2);
@@ -177,7 +179,7 @@ fn limits_are_judged_before_a_dot_is_minted() {
     rig.put(&key(1), b"1", None);
     let (record, _) = applied(rig.put(&key(1), b"2", None));
     let before = rig.store().inner.mint.last();
-    let context = Some(record.object().clock().clone());
+    let context = Some(record.object().into());
     let third = put(rig.request(), b"3", None);
     let large = put(rig.request(), &[0; 1_000], context.clone());
     let refused = rig

@@ -10,7 +10,7 @@ use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::rowio::{self, Stored};
 use crate::store::{DrainStep, Read, WriteLimits, Written};
-use crate::version::{NewPayload, Object, RequestId, Write};
+use crate::version::{Context, NewPayload, Object, RequestId, Write};
 
 const KEYS: u64 = 24;
 const STEPS: usize = 700;
@@ -145,7 +145,7 @@ impl History {
     fn write(&mut self) {
         let key = self.any_key();
         let base = self.model.get(&key);
-        let context = (self.dice.below(4) > 0).then(|| base.clock().clone());
+        let context = (self.dice.below(4) > 0).then(|| Context::from(&base));
         let value = self.any_value();
         let mut write = put(self.request(), &value, context);
         if write.context.is_some() && self.dice.below(8) == 0 {

@@ -26,7 +26,7 @@ pub(super) fn open(directory: &Path, config: &StoreConfig, seed: u64) -> (Thread
 pub(super) fn put_now(threads: &Threads, key: &Key, request: RequestId, value: &[u8]) -> u64 {
     let store = threads.store();
     let context = match store.read(key) {
-        Read::Found(record) => Some(record.object().clock().clone()),
+        Read::Found(record) => Some(record.object().into()),
         _ => None,
     };
     let write = put(request, value, context);

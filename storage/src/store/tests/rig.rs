@@ -13,7 +13,7 @@ use crate::store::{
     Chance, DrainStep, Drainer, OpenError, OpenReport, Read, Store, StoreConfig, StoreParts,
     WriteLimits, Written,
 };
-use crate::version::{Clock, NewPayload, Object, RequestId, Value, Write};
+use crate::version::{Context, NewPayload, Object, RequestId, Value, Write};
 
 /// Numbers that look random, from a seed.
 pub(super) struct Dice(u64);
@@ -195,7 +195,7 @@ impl Rig {
     }
 
     /// Writes, loading the base if need be.
-    pub(super) fn put(&mut self, key: &Key, value: &[u8], context: Option<Clock>) -> Written {
+    pub(super) fn put(&mut self, key: &Key, value: &[u8], context: Option<Context>) -> Written {
         let write = put(self.request(), value, context);
         self.write(key, &write)
     }
@@ -252,7 +252,7 @@ impl Rig {
     }
 }
 
-pub(super) fn put(request: RequestId, value: &[u8], context: Option<Clock>) -> Write {
+pub(super) fn put(request: RequestId, value: &[u8], context: Option<Context>) -> Write {
     Write {
         context,
         payload: NewPayload::Value(Value::new(Bytes::copy_from_slice(value))),
@@ -285,7 +285,7 @@ pub(in crate::store) fn foreign(
     request: RequestId,
     value: &[u8],
 ) -> Object {
-    let context = Some(base.clock().clone());
+    let context = Some(base.into());
     let dot = crate::version::Dot {
         actor: crate::version::ActorId(actor),
         counter,

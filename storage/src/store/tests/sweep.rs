@@ -17,7 +17,7 @@ fn filled(seed: u64) -> Rig {
     rig.put(&key(13), &[1; 9_000], None);
     rig.drain();
     for number in 6..18 {
-        let context = Some(rig.get(&key(number)).object().clock().clone());
+        let context = Some(rig.get(&key(number)).object().into());
         rig.put(&key(number), &[2; 5_000], context);
     }
     rig.store().erase(&key(0)).expect("there is room");

@@ -98,7 +98,7 @@ impl World {
             .reduce(Object::merge);
         let sequence = self.asked.len() as u64;
         let write = Write {
-            context: merged.as_ref().map(|m| m.clock().clone()),
+            context: merged.as_ref().map(Context::from),
             payload: match delete {
                 true => NewPayload::Delete,
                 false => NewPayload::Value(value(&sequence.to_string())),
@@ -187,11 +187,29 @@ impl World {
         }
     }
 
+    /// Whoever knows a write does not show what its writer had read.
+    fn nothing_beside_its_successor(&self, object: &Object) {
+        let known = |by: &&Asked| object.find(by.write.request).is_some();
+        for by in self.asked.iter().filter(known) {
+            for &request in by.seen.iter().filter(|seen| **seen != by.write.request) {
+                let there = object.siblings().iter().any(|s| s.request == request);
+                assert!(
+                    !there,
+                    "{request:?} is beside {:?}: {object:#?}",
+                    by.write.request
+                );
+            }
+        }
+    }
+
     /// The laws of a join, over states that replicas really had.
     fn algebra(&self, picks: &[(usize, usize, usize)]) {
         for &(a, b, c) in picks {
             let [a, b, c] = [a, b, c].map(|at| self.states[at % self.states.len()].clone());
             let ab = a.clone().merge(b.clone());
+            if !self.forgets {
+                self.nothing_beside_its_successor(&ab);
+            }
             assert_eq!(ab, b.clone().merge(a.clone()), "order matters");
             assert_eq!(
                 ab.clone().merge(b.clone()),
