@@ -9,6 +9,8 @@ pub enum Kind {
     Crash,
     /// A power cut of all nodes at once.
     Blackout,
+    /// A power cut, and another one in the midst of the start after it.
+    CutRecovery,
     /// The process ends, the machine does not.
     Kill,
     /// A clean stop and a new start.
@@ -31,6 +33,8 @@ pub enum Kind {
     FailDisk,
     /// A disk has no room left.
     FullDisk,
+    /// The engine fails for good: the next start sets it aside.
+    FailEngine,
     /// A bit of what is on disk flips; then the process ends.
     BitFlip,
     /// A wall clock jumps.
@@ -38,9 +42,10 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 17] = [
     Kind::Crash,
     Kind::Blackout,
+    Kind::CutRecovery,
     Kind::Kill,
     Kind::Restart,
     Kind::Partition,
@@ -52,9 +57,26 @@ pub const KINDS: [Kind; 15] = [
     Kind::SlowDisk,
     Kind::FailDisk,
     Kind::FullDisk,
+    Kind::FailEngine,
     Kind::BitFlip,
     Kind::ClockJump,
 ];
+
+impl Kind {
+    /// Whether a copy of what was synced may be gone after it. Such faults come to one node of a run only: that all copies go
+    /// at once is beyond what N copies promise.
+    pub fn damages(self) -> bool {
+        matches!(self, Kind::BitFlip | Kind::FailEngine)
+    }
+
+    /// Whether a node may end by itself because of it.
+    pub fn ends_nodes(self) -> bool {
+        matches!(
+            self,
+            Kind::FailDisk | Kind::FullDisk | Kind::FailEngine | Kind::BitFlip
+        )
+    }
+}
 
 /// One fault of a schedule.
 #[derive(Debug, Clone, Copy)]
@@ -93,20 +115,21 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
     if kinds.is_empty() {
         return faults;
     }
-    // Bits flip on one node only: that all copies of a record rot at once is beyond what N copies promise.
     let rotten = chance.random_range(0..nodes);
     for _ in 0..chance.random_range(1..=3) {
         let at_ms = chance.random_range(0..storm_ms * 3 / 4);
         for &kind in &kinds {
-            let node = match kind {
-                Kind::BitFlip => rotten,
-                _ => chance.random_range(0..nodes),
+            let node = match kind.damages() {
+                true => rotten,
+                false => chance.random_range(0..nodes),
             };
             faults.push(Fault {
                 kind,
                 at_ms: at_ms + chance.random_range(0..400),
                 for_ms: match kind {
                     Kind::Cut => chance.random_range(5..100),
+                    // Until somebody meets it.
+                    Kind::FailEngine => storm_ms,
                     _ => chance.random_range(100..=storm_ms / 2),
                 },
                 node,

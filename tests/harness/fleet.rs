@@ -1,7 +1,6 @@
 //! Many seeds: each in a process of its own, a few at a time.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     process::Command,
     sync::{
@@ -70,58 +69,5 @@ fn run_one(sim: &Path, extra: &[String], seed: u64) -> Verdict {
             report: Value::Null,
             failure: Some(format!("{}: {error}", sim.display())),
         },
-    }
-}
-
-/// What many seeds add up to.
-#[derive(Debug, Clone, Default)]
-pub struct Sum {
-    /// Seeds that were run.
-    pub seeds: u64,
-    /// Simulated time, in ms.
-    pub simulated_ms: u64,
-    /// Calls of clients.
-    pub calls: u64,
-    /// Writes that were acknowledged.
-    pub acked: u64,
-    /// Faults, by kind.
-    pub faults: BTreeMap<String, u64>,
-    /// Runs in which two kinds came together, by the pair.
-    pub pairs: BTreeMap<String, u64>,
-    /// Seeds that failed, with what was found.
-    pub failures: BTreeMap<u64, Vec<String>>,
-}
-
-impl Sum {
-    /// Adds one seed.
-    pub fn add(&mut self, verdict: &Verdict) {
-        let number = |name: &str| verdict.report[name].as_u64().unwrap_or(0);
-        self.seeds += 1;
-        self.simulated_ms += number("simulated_ms");
-        self.calls += number("calls");
-        self.acked += number("acked");
-        let texts = |name: &str| -> Vec<String> {
-            let list = verdict.report[name].as_array().into_iter().flatten();
-            list.filter_map(|text| text.as_str().map(str::to_owned))
-                .collect()
-        };
-        let faults = texts("faults");
-        for fault in &faults {
-            *self.faults.entry(fault.clone()).or_default() += 1;
-        }
-        let mut kinds = faults;
-        kinds.sort();
-        kinds.dedup();
-        if let [one, other] = kinds.as_slice() {
-            let pair = format!("{one}+{other}");
-            *self.pairs.entry(pair).or_default() += 1;
-        }
-        if let Some(failure) = &verdict.failure {
-            let mut wrong = texts("wrong");
-            if wrong.is_empty() {
-                wrong.push(failure.lines().last().unwrap_or_default().to_owned());
-            }
-            self.failures.insert(verdict.seed, wrong);
-        }
     }
 }

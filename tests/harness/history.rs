@@ -9,8 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use ringfort_client::Sibling;
 
-use super::trace::Trace;
+use super::{trace::Trace, wall::Wall};
 
 /// Names one write of a run.
 pub type WriteId = u64;
@@ -37,6 +38,25 @@ pub enum Outcome {
     Nothing(String),
 }
 
+/// How a write is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// What it does.
+    pub kind: Kind,
+    /// The writes that its context is known to cover; `None` without a context.
+    pub covers: Option<BTreeSet<WriteId>>,
+    /// Copies that it asks for.
+    pub w: u32,
+    /// Only owners count.
+    pub strict: bool,
+    /// Copies count before they are on stable storage.
+    pub buffered: bool,
+    /// How long its value lives, in ms; 0: for ever.
+    pub ttl_ms: u64,
+    /// Only if a read finds no value.
+    pub if_absent: bool,
+}
+
 /// One write.
 #[derive(Debug, Clone)]
 pub struct Write {
@@ -44,14 +64,12 @@ pub struct Write {
     pub client: usize,
     /// The key, by its number.
     pub key: usize,
-    /// What it does.
-    pub kind: Kind,
+    /// How it was asked for.
+    pub ask: Ask,
     /// The writes that its context is known to cover.
     pub covers: BTreeSet<WriteId>,
     /// It was made with a context of the client's own reading, about which the history knows nothing more.
     pub reads_itself: bool,
-    /// Copies that it asked for.
-    pub w: u32,
     /// Its place in the order of all beginnings and ends.
     pub begun: u64,
     /// Likewise; `u64::MAX` if it never ended.
@@ -62,18 +80,29 @@ pub struct Write {
     pub outcome: Outcome,
 }
 
+/// A read that is being made. It may be of many keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// The client that asks.
+    pub client: usize,
+    /// Copies that it asks for.
+    pub r: u32,
+    /// Only owners count.
+    pub strict: bool,
+    /// Its place in the order of all beginnings and ends.
+    pub begun: u64,
+    /// When it began, in ms of the run's time.
+    pub begun_ms: u64,
+}
+
 /// One read that was answered.
 #[derive(Debug, Clone)]
 pub struct Read {
-    /// The client that asked.
-    pub client: usize,
+    /// How it was asked for.
+    pub asked: Reading,
     /// The key, by its number.
     pub key: usize,
-    /// Copies that it asked for.
-    pub r: u32,
     /// Its place in the order of all beginnings and ends.
-    pub begun: u64,
-    /// Likewise.
     pub ended: u64,
     /// When it ended, in ms of the run's time.
     pub ended_ms: u64,
@@ -89,7 +118,9 @@ pub struct Records {
     /// Reads that were answered.
     pub reads: Vec<Read>,
     /// The last read of each key after healing: what is there in the end.
-    pub finals: BTreeMap<usize, BTreeSet<WriteId>>,
+    pub finals: BTreeMap<usize, Read>,
+    /// Clocks and losses of the nodes.
+    pub wall: Wall,
     /// Calls that were answered, or refused, or given up.
     pub calls: u64,
     /// Calls that outlived their deadline by more than the bound.
@@ -112,8 +143,12 @@ pub struct History {
 impl History {
     /// Nothing yet.
     pub fn new(trace: Trace) -> Self {
+        let records = Records {
+            wall: Wall::new(trace.epoch_ms()),
+            ..Records::default()
+        };
         History {
-            records: Arc::default(),
+            records: Arc::new(Mutex::new(records)),
             trace,
         }
     }
@@ -130,28 +165,32 @@ impl History {
         records.order
     }
 
+    /// Notes that a node's wall clock is off by this much from now on, in ms.
+    pub fn set_clock(&self, node: usize, offset_ms: i64) {
+        let now_ms = self.trace.now_ms();
+        self.records().wall.set_clock(now_ms, node, offset_ms);
+    }
+
+    /// Notes that a node has ended without writing down what it held in memory.
+    pub fn lose(&self, node: usize) {
+        let now_ms = self.trace.now_ms();
+        self.records().wall.lose(now_ms, node);
+    }
+
     /// Notes a write that is about to be asked for, and names it.
-    pub fn begin_write(
-        &self,
-        client: usize,
-        key: usize,
-        kind: Kind,
-        covers: Option<BTreeSet<WriteId>>,
-        w: u32,
-    ) -> WriteId {
+    pub fn begin_write(&self, client: usize, key: usize, ask: Ask) -> WriteId {
         let begun = self.tick();
         let mut records = self.records();
         let id = records.writes.len() as WriteId + 1;
         self.trace.line(format_args!(
-            "client {client} begins {kind:?} {id} of key {key}, w {w}, covers {covers:?}"
+            "client {client} begins write {id} of key {key}: {ask:?}"
         ));
         let write = Write {
             client,
             key,
-            kind,
-            reads_itself: covers.is_none() && kind == Kind::Delete,
-            covers: covers.unwrap_or_default(),
-            w,
+            reads_itself: ask.covers.is_none() && ask.kind == Kind::Delete,
+            covers: ask.covers.clone().unwrap_or_default(),
+            ask,
             begun,
             ended: u64::MAX,
             begun_ms: self.trace.now_ms(),
@@ -175,36 +214,42 @@ impl History {
         write.outcome = outcome;
     }
 
-    /// Notes a read that was answered with these values; gives the writes that they name.
-    pub fn end_read(
-        &self,
-        client: usize,
-        key: usize,
-        r: u32,
-        begun: u64,
-        values: &[Bytes],
-    ) -> BTreeSet<WriteId> {
+    /// The writes that these values of a key, read since `begun_ms`, name. A value that names none is invented, and wrong.
+    pub fn name(&self, key: usize, siblings: &[Sibling], begun_ms: u64) -> BTreeSet<WriteId> {
+        let now_ms = self.trace.now_ms();
+        self.records().name(key, siblings, begun_ms, now_ms)
+    }
+
+    /// Notes a read that is about to be asked for.
+    pub fn begin_read(&self, client: usize, r: u32, strict: bool) -> Reading {
+        Reading {
+            client,
+            r,
+            strict,
+            begun: self.tick(),
+            begun_ms: self.trace.now_ms(),
+        }
+    }
+
+    /// Notes what a read was answered with for one key.
+    pub fn end_read(&self, asked: Reading, key: usize, siblings: &[Sibling]) -> Read {
         let ended = self.tick();
+        let ended_ms = self.trace.now_ms();
         let mut records = self.records();
-        let seen = records.name(key, values);
+        let seen = records.name(key, siblings, asked.begun_ms, ended_ms);
+        let (client, r) = (asked.client as isize, asked.r);
         self.trace.line(format_args!(
             "client {client} read key {key} at r {r}: {seen:?}"
         ));
-        records.reads.push(Read {
-            client,
+        let read = Read {
+            asked,
             key,
-            r,
-            begun,
             ended,
-            ended_ms: self.trace.now_ms(),
-            seen: seen.clone(),
-        });
-        seen
-    }
-
-    /// The writes that these values of a key name. A value that names none is invented, and wrong.
-    pub fn name(&self, key: usize, values: &[Bytes]) -> BTreeSet<WriteId> {
-        self.records().name(key, values)
+            ended_ms,
+            seen,
+        };
+        records.reads.push(read.clone());
+        read
     }
 
     /// Notes a call that failed, by the kind of its error.
@@ -232,27 +277,84 @@ impl History {
 const LATE_MS: u64 = 250;
 
 impl Records {
-    fn name(&mut self, key: usize, values: &[Bytes]) -> BTreeSet<WriteId> {
+    /// The writes that these values of a key name. A value that names none is invented, and wrong.
+    fn name(
+        &mut self,
+        key: usize,
+        siblings: &[Sibling],
+        begun_ms: u64,
+        ended_ms: u64,
+    ) -> BTreeSet<WriteId> {
         let mut seen = BTreeSet::new();
-        for value in values {
-            match parse(value) {
-                Some(id)
-                    if self
-                        .writes
-                        .get(&id)
-                        .is_some_and(|w| w.key == key && w.kind == Kind::Put) =>
-                {
-                    if !seen.insert(id) {
-                        self.wrong
-                            .push(format!("key {key}: write {id} shows twice"));
-                    }
-                }
-                _ => self
-                    .wrong
-                    .push(format!("key {key}: a value that nobody wrote: {value:?}")),
+        for sibling in siblings {
+            let id = parse(&sibling.value);
+            let write = id.and_then(|id| self.writes.get(&id));
+            let (Some(id), Some(write)) = (id, write.filter(|w| w.is_put_of(key))) else {
+                let value = &sibling.value;
+                let wrong = format!("key {key}: a value that nobody wrote: {value:?}");
+                self.wrong.push(wrong);
+                continue;
+            };
+            let expires_at_ms = sibling.expires_at.map_or(0, |at| at.as_millis() as u64);
+            let expiry = self.judge_expiry(write, expires_at_ms, begun_ms, ended_ms);
+            if let Err(why) = expiry {
+                let wrong = format!("key {key}: write {id} at {ended_ms} ms {why}: {write:?}");
+                self.wrong.push(wrong);
+            }
+            if !seen.insert(id) {
+                let wrong = format!("key {key}: write {id} shows twice");
+                self.wrong.push(wrong);
             }
         }
         seen
+    }
+
+    /// Whether a value that was read at some moment of this time may end when it says so.
+    fn judge_expiry(
+        &self,
+        write: &Write,
+        expires_at_ms: u64,
+        begun_ms: u64,
+        ended_ms: u64,
+    ) -> Result<(), String> {
+        let ttl_ms = write.ask.ttl_ms;
+        if ttl_ms == 0 && expires_at_ms == 0 {
+            return Ok(());
+        }
+        let wall = &self.wall;
+        let first = wall.earliest(write.begun_ms, ended_ms) + ttl_ms;
+        let last = wall.latest(write.begun_ms, ended_ms) + ttl_ms;
+        if ttl_ms == 0 || !(first..=last).contains(&expires_at_ms) {
+            return Err(format!(
+                "ends at {expires_at_ms}, which is not in {first}..={last}"
+            ));
+        }
+        let now_ms = wall.earliest(begun_ms, ended_ms);
+        if expires_at_ms < now_ms {
+            return Err(format!(
+                "is expired since {expires_at_ms}; no clock shows less than {now_ms}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Write {
+    fn is_put_of(&self, key: usize) -> bool {
+        self.key == key && self.ask.kind == Kind::Put
+    }
+
+    /// Whether some clock may have taken its value for expired, at any time until `now_ms` of the run's time.
+    pub fn may_be_expired(&self, wall: &Wall, now_ms: u64) -> bool {
+        self.ask.ttl_ms > 0
+            && wall.earliest(self.begun_ms, now_ms) + self.ask.ttl_ms
+                <= wall.latest(self.begun_ms, now_ms)
+    }
+
+    /// Whether of its copies, buffered ones, none may be left that a reader of `r` of `copies` meets at `now_ms`.
+    pub fn may_be_lost(&self, wall: &Wall, now_ms: u64, r: u32, copies: u32) -> bool {
+        let met = (self.ask.w + r).saturating_sub(copies) as usize;
+        self.ask.buffered && wall.lost(self.begun_ms, now_ms) >= met
     }
 }
 

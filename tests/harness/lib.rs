@@ -17,5 +17,7 @@ pub mod net;
 pub mod outside;
 pub mod run;
 pub mod storm;
+pub mod sum;
 pub mod trace;
+pub mod wall;
 pub mod workload;

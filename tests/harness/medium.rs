@@ -31,9 +31,10 @@ impl Medium {
     /// Empty; `seed` decides what the disk's faults do, and each step usually takes `step_ms`.
     pub fn new(seed: u64, step_ms: u64) -> Self {
         let usual_step_ms = step_ms.max(STEP_MS);
+        let disk = SimDisk::new(seed);
         Medium {
-            disk: SimDisk::new(seed),
-            engine: MemHome::new(),
+            engine: MemHome::beside(&disk),
+            disk,
             clock: SimClock::default(),
             step_ms: Arc::new(AtomicU64::new(usual_step_ms)),
             usual_step_ms,
@@ -58,8 +59,11 @@ impl Medium {
         self.engine.crash((seed % (pending + 1)) as usize);
     }
 
-    /// Ends the process, not the machine: what was written stays.
-    pub fn kill(&self) {
+    /// Ends the process, not the machine: what was written stays; unless the machine has lost its power meanwhile.
+    pub fn kill(&self, seed: u64) {
+        if self.disk.is_cut() {
+            return self.crash(seed);
+        }
         self.disk.kill();
         // The engine keeps what was not flushed in its own memory, which goes with the process.
         self.engine.crash(0);

@@ -52,6 +52,8 @@ pub struct Options {
 pub struct Report {
     /// Nodes.
     pub nodes: usize,
+    /// How the seed set the run up, in words.
+    pub settings: String,
     /// Simulated time, in ms.
     pub simulated_ms: u64,
     /// Calls that clients made.
@@ -117,6 +119,7 @@ struct Run {
     schedule: Vec<faults::Fault>,
     clients: Vec<String>,
     latency: Duration,
+    step_ms: u64,
     storm: Option<Storm>,
     replicas: Vec<String>,
 }
@@ -156,7 +159,7 @@ impl Run {
             stop: Arc::default(),
             healed: Arc::default(),
             done: Arc::default(),
-            damaged: schedule.iter().any(|fault| fault.kind == Kind::BitFlip),
+            damaged: schedule.iter().any(|fault| fault.kind.damages()),
             history: History::new(trace),
         };
         let mut names = Vec::new();
@@ -181,6 +184,7 @@ impl Run {
             schedule,
             clients: names,
             latency,
+            step_ms,
             storm: None,
             replicas: Vec::new(),
         }
@@ -233,9 +237,9 @@ impl Run {
     }
 
     fn storm(&self, schedule: Vec<faults::Fault>, from_ms: u64) -> Storm {
-        let trace = self.plan.history.trace.clone();
+        let history = self.plan.history.clone();
         let (nodes, clients) = (self.nodes.clone(), self.clients.clone());
-        Storm::new(nodes, clients, schedule, from_ms, self.latency, trace)
+        Storm::new(nodes, clients, schedule, from_ms, self.latency, history)
     }
 
     fn all_ready(&self) -> bool {
@@ -275,6 +279,24 @@ impl Run {
         Ok(done(self))
     }
 
+    fn settings(&self) -> String {
+        let faults: Vec<String> = self
+            .schedule
+            .iter()
+            .map(|f| format!("{:?} of n{} at {} ms", f.kind, f.node, f.at_ms))
+            .collect();
+        format!(
+            "{} nodes, {} clients, {} keys, a storm of {} ms, disk steps of {} ms, links of up to {:?}, faults: [{}]",
+            self.nodes.len(),
+            self.clients.len(),
+            self.plan.keys,
+            self.storm_ms,
+            self.step_ms,
+            self.latency * 2,
+            faults.join(", "),
+        )
+    }
+
     fn report(&self, sim: &Sim<'_>) -> Report {
         let records = self.plan.history.records();
         let mut wrong = records.wrong.clone();
@@ -291,9 +313,11 @@ impl Run {
             ));
         }
         let storm = self.storm.as_ref();
+        wrong.extend(storm.iter().flat_map(|storm| storm.wrong.iter().cloned()));
         let faults = storm.map(|storm| storm.done.iter().map(|f| f.kind).collect());
         Report {
             nodes: self.nodes.len(),
+            settings: self.settings(),
             simulated_ms: now_ms(sim),
             calls: records.calls,
             acked: checker::acked(&records),

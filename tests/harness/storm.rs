@@ -9,7 +9,7 @@ use turmoil::Sim;
 use super::{
     cluster::SimNode,
     faults::{Fault, Kind},
-    trace::Trace,
+    history::History,
 };
 
 /// A node that ended by itself comes back after this, in ms.
@@ -17,6 +17,8 @@ const RESTART_MS: u64 = 300;
 /// Room that a full disk has left at most, in bytes: from above both floors of free space to next to nothing.
 const FULL_LEFT_BYTES: u64 = 3 << 20;
 
+/// Effects on disk and engine that a start has before a second power cut, at most: a start has a dozen or so, and a few cuts fall later.
+const START_EFFECTS_MAX: u64 = 24;
 /// Rows that rot at once, at most.
 const ROTTEN_ROWS_MAX: usize = 6;
 
@@ -34,8 +36,12 @@ pub struct Storm {
     lasting: Vec<Undo>,
     /// When each node that is down comes back, in ms.
     back_at_ms: Vec<Option<u64>>,
+    /// What decides when the power goes out again after the next start of a node.
+    cut_at_start: Vec<Option<u64>>,
+    /// Whether some fault of the schedule may make nodes end by themselves.
+    may_end: bool,
     normal_latency: Duration,
-    trace: Trace,
+    history: History,
     /// Faults that were done.
     pub done: Vec<Fault>,
     /// How nodes ended by themselves in ways that no fault explains.
@@ -50,8 +56,9 @@ impl Storm {
         schedule: Vec<Fault>,
         from_ms: u64,
         normal_latency: Duration,
-        trace: Trace,
+        history: History,
     ) -> Self {
+        let may_end = schedule.iter().any(|fault| fault.kind.ends_nodes());
         let mut coming: Vec<Fault> = schedule
             .into_iter()
             .map(|fault| Fault {
@@ -62,12 +69,14 @@ impl Storm {
         coming.reverse();
         Storm {
             back_at_ms: vec![None; nodes.len()],
+            cut_at_start: vec![None; nodes.len()],
+            may_end,
             nodes,
             clients,
             coming,
             lasting: Vec::new(),
             normal_latency,
-            trace,
+            history,
             done: Vec::new(),
             wrong: Vec::new(),
         }
@@ -77,7 +86,7 @@ impl Storm {
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         while self.coming.last().is_some_and(|f| f.at_ms <= now_ms) {
             let fault = self.coming.pop().expect("there is a last one");
-            self.trace.line(format_args!("fault {fault:?}"));
+            self.history.trace.line(format_args!("fault {fault:?}"));
             self.begin(sim, fault, now_ms);
             self.done.push(fault);
         }
@@ -104,6 +113,10 @@ impl Storm {
                 sim.repair(a.as_str(), b.as_str());
             }
         }
+        self.cut_at_start.fill(None);
+        for node in &self.nodes {
+            node.medium.disk.keep_power();
+        }
         for back in self.back_at_ms.iter_mut().flatten() {
             *back = now_ms;
         }
@@ -116,16 +129,45 @@ impl Storm {
             match self.back_at_ms[i] {
                 Some(at_ms) if at_ms <= now_ms => {
                     self.back_at_ms[i] = None;
-                    node.medium.kill();
+                    node.medium.kill(now_ms);
+                    if let Some(seed) = self.cut_at_start[i].take() {
+                        node.medium.disk.cut_after(seed % START_EFFECTS_MAX);
+                    }
                     node.forget();
-                    self.trace.line(format_args!("{} starts again", node.name));
+                    let trace = &self.history.trace;
+                    trace.line(format_args!("{} starts again", node.name));
                     sim.bounce(node.name.as_str());
                 }
                 Some(_) => {}
-                None if node.ended().is_some() => {
-                    self.back_at_ms[i] = Some(now_ms + RESTART_MS);
-                }
-                None => {}
+                None => self.look(sim, i, now_ms),
+            }
+        }
+    }
+
+    /// Whether a node that should run has ended, or has no power.
+    fn look(&mut self, sim: &mut Sim<'_>, i: usize, now_ms: u64) {
+        let node = self.nodes[i].clone();
+        if node.medium.disk.is_cut() {
+            let trace = &self.history.trace;
+            let phase = if node.store().is_some() {
+                "after"
+            } else {
+                "in"
+            };
+            trace.line(format_args!(
+                "{} loses power {phase} its recovery",
+                node.name
+            ));
+            node.medium.crash(now_ms);
+            return self.end(sim, i, now_ms + RESTART_MS);
+        }
+        let Some(ended) = node.ended() else { return };
+        self.back_at_ms[i] = Some(now_ms + RESTART_MS);
+        if let Err(why) = ended {
+            self.history.lose(i);
+            if !self.may_end {
+                let wrong = format!("{} ended, which no fault explains: {why}", node.name);
+                self.wrong.push(wrong);
             }
         }
     }
@@ -141,9 +183,15 @@ impl Storm {
     }
 
     fn down(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
-        sim.crash(self.nodes[fault.node].name.as_str());
-        self.nodes[fault.node].forget();
-        self.back_at_ms[fault.node] = Some(now_ms + fault.for_ms);
+        self.end(sim, fault.node, now_ms + fault.for_ms);
+    }
+
+    /// Ends a node at once, until then.
+    fn end(&mut self, sim: &mut Sim<'_>, node: usize, back_at_ms: u64) {
+        sim.crash(self.nodes[node].name.as_str());
+        self.nodes[node].forget();
+        self.history.lose(node);
+        self.back_at_ms[node] = Some(back_at_ms);
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
@@ -153,6 +201,11 @@ impl Storm {
             Kind::Crash => {
                 node.medium.crash(fault.seed);
                 self.down(sim, fault, now_ms);
+            }
+            Kind::CutRecovery => {
+                node.medium.crash(fault.seed);
+                self.down(sim, fault, now_ms);
+                self.cut_at_start[fault.node] = Some(fault.seed);
             }
             Kind::Blackout => {
                 for node in 0..self.nodes.len() {
@@ -169,7 +222,7 @@ impl Storm {
                 }
             }
             Kind::Kill => {
-                node.medium.kill();
+                node.medium.kill(fault.seed);
                 self.down(sim, fault, now_ms);
             }
             Kind::Restart => node.stop(),
@@ -209,15 +262,17 @@ impl Storm {
                     disk.set_capacity(used + fault.seed % FULL_LEFT_BYTES);
                 }
             }
+            Kind::FailEngine => node.medium.engine.fail(),
             Kind::BitFlip => {
                 self.flip(&node, fault.seed);
-                node.medium.kill();
+                node.medium.kill(fault.seed);
                 self.down(sim, fault, now_ms);
             }
             Kind::ClockJump => {
                 let hours = (fault.seed % 49) as i64 - 24;
                 let offset_ms = hours * 3_600_000 + (fault.seed % 100_000) as i64;
                 node.medium.clock.set_wall_offset_ms(offset_ms);
+                self.history.set_clock(fault.node, offset_ms);
             }
         }
         self.lasting.push(Undo {
@@ -255,8 +310,10 @@ impl Storm {
             }
             Kind::SlowDisk => node.medium.set_step_ms(0),
             Kind::FullDisk => node.medium.disk.set_capacity(u64::MAX),
+            Kind::FailEngine => node.medium.engine.mend(),
             Kind::Crash
             | Kind::Blackout
+            | Kind::CutRecovery
             | Kind::Kill
             | Kind::Restart
             | Kind::FailDisk
@@ -296,7 +353,8 @@ impl Storm {
                     let at = chance.random_range(0..value.len());
                     value[at] ^= mask;
                 }
-                self.trace.line(format_args!("flips a bit of row {key:?}"));
+                let trace = &self.history.trace;
+                trace.line(format_args!("flips a bit of row {key:?}"));
                 node.medium.engine.poke(key, Some(&value));
             }
             return;
@@ -312,7 +370,8 @@ impl Storm {
             content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64
         });
         let at = chance.random_range(0..=written);
-        self.trace
+        self.history
+            .trace
             .line(format_args!("flips a bit of {name} at {at}"));
         disk.flip(&name, at, mask);
     }

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use tracing_subscriber::fmt::{MakeWriter, format::Writer, time::FormatTime};
 
-use super::net::elapsed;
+use super::net::{EPOCH_MS, elapsed};
 
 /// Lines that are kept to be shown when a run fails.
 const LAST_LINES: usize = 120;
@@ -29,8 +29,12 @@ enum Time {
     /// The simulation's.
     #[default]
     Simulated,
-    /// The machine's, since this moment.
-    Real(Instant),
+    /// The machine's.
+    Real {
+        began: Instant,
+        /// What the wall clock showed then, in ms since the Unix epoch.
+        epoch_ms: u64,
+    },
 }
 
 /// A trace. Clones share it.
@@ -51,21 +55,32 @@ impl Trace {
     /// The same, of a run in real time that begins now.
     pub fn in_real_time(self) -> Self {
         Trace {
-            time: Time::Real(Instant::now()),
+            time: Time::Real {
+                began: Instant::now(),
+                epoch_ms: wall_ms(),
+            },
             ..self
         }
     }
 
     /// Whether the run's time is the machine's.
     pub fn is_real_time(&self) -> bool {
-        matches!(self.time, Time::Real(_))
+        matches!(self.time, Time::Real { .. })
+    }
+
+    /// What wall clocks showed when the run began, in ms since the Unix epoch.
+    pub fn epoch_ms(&self) -> u64 {
+        match self.time {
+            Time::Simulated => EPOCH_MS,
+            Time::Real { epoch_ms, .. } => epoch_ms,
+        }
     }
 
     /// How long the run lasts by now, in ms of its time.
     pub fn now_ms(&self) -> u64 {
         let now = match self.time {
             Time::Simulated => elapsed(),
-            Time::Real(began) => began.elapsed(),
+            Time::Real { began, .. } => began.elapsed(),
         };
         now.as_millis() as u64
     }
@@ -136,4 +151,13 @@ impl Write for Line<'_> {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only for runs of real nodes, which read the same clock"
+)]
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }

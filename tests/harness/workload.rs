@@ -1,28 +1,33 @@
 //! What clients do in a run: random calls through the real client, each noted in the history before it is made and after it ended.
 
+mod batches;
+mod last;
+mod singles;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use ringfort_client::{Change, Client, Context, Error, Mutation, Sibling, Written};
+use ringfort_client::{Client, Context, Durability, Error, Sibling, Written};
 use tokio::time::{Instant, sleep};
 
+pub use self::last::final_pass;
 use super::{
-    history::{History, Kind, Outcome, WriteId, value_of},
+    history::{Ask, History, Kind, Outcome, Reading, WriteId},
     net::SimDial,
 };
 
-/// How long the final pass tries to read one key.
-const FINAL_PATIENCE: Duration = Duration::from_secs(40);
-/// How often it tries.
-const FINAL_PAUSE: Duration = Duration::from_millis(250);
+/// What a page of a scan has more than other calls, in ms: it reads many partitions, one after the other.
+const SCAN_MS: u64 = 3_000;
+
+/// A lifetime that outlasts every run, whatever clocks jump, in ms.
+const LONG_TTL_MS: u64 = 60 * 3_600_000;
 
 /// How clients connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,18 +114,24 @@ impl Worker {
     pub async fn run(mut self) {
         wait_for(&self.plan.begin).await;
         while !self.plan.stop.load(Ordering::Relaxed) {
-            let timeout = self.chance.random_range(200..2_000);
+            let mut timeout = self.chance.random_range(200..2_000);
             let key = self.chance.random_range(0..self.plan.keys);
             let began = Instant::now();
+            let mut longest_ms = None;
             match self.chance.random_range(0..100) {
-                0..30 => self.put(key, timeout).await,
-                30..60 => self.get(key, timeout).await,
-                60..70 => self.delete(key, timeout).await,
-                70..85 => self.modify(key, timeout).await,
-                85..93 => self.batch_write(timeout).await,
-                _ => self.batch_get(timeout).await,
+                0..24 => self.put(key, timeout).await,
+                24..30 => self.put_if_absent(key, timeout).await,
+                30..55 => self.get(key, timeout).await,
+                55..65 => self.delete(key, timeout).await,
+                65..80 => self.modify(key, timeout).await,
+                80..88 => self.batch_write(timeout).await,
+                88..95 => self.batch_get(timeout).await,
+                _ => {
+                    timeout += SCAN_MS;
+                    longest_ms = Some(self.scan(timeout).await);
+                }
             }
-            let took_ms = began.elapsed().as_millis() as u64;
+            let took_ms = longest_ms.unwrap_or_else(|| began.elapsed().as_millis() as u64);
             self.plan.history.count_call(took_ms, timeout);
             let pause = self.chance.random_range(0..=self.plan.pause_ms);
             sleep(Duration::from_millis(pause)).await;
@@ -130,11 +141,46 @@ impl Worker {
     /// How many copies a call asks for: mostly what makes quorums meet.
     fn copies(&mut self) -> u32 {
         let most = self.plan.copies;
-        let majority = most / 2 + 1;
         match self.chance.random_range(0..10) {
             0 => 1,
             1 => most,
-            _ => majority,
+            _ => self.majority(),
+        }
+    }
+
+    /// What calls ask for that do not say how many copies they want.
+    fn majority(&self) -> u32 {
+        self.plan.copies / 2 + 1
+    }
+
+    fn strict(&mut self) -> bool {
+        self.chance.random_range(0..5) > 0
+    }
+
+    /// How a write is asked for: mostly so that it has to last.
+    fn ask(&mut self, kind: Kind, covers: Option<BTreeSet<WriteId>>) -> Ask {
+        // Only the simulation knows which nodes lost what they had not written down.
+        let buffered = self.plan.dial == Dial::Simulated && self.chance.random_range(0..8) == 0;
+        Ask {
+            kind,
+            covers,
+            w: self.copies(),
+            strict: self.strict(),
+            buffered,
+            ttl_ms: match kind {
+                Kind::Put => self.ttl_ms(),
+                Kind::Delete => 0,
+            },
+            if_absent: false,
+        }
+    }
+
+    fn ttl_ms(&mut self) -> u64 {
+        match self.chance.random_range(0..20) {
+            0..3 => self.chance.random_range(50..3_000),
+            3 => self.chance.random_range(5_000..60_000),
+            4 => LONG_TTL_MS,
+            _ => 0,
         }
     }
 
@@ -148,19 +194,13 @@ impl Worker {
         }
     }
 
-    async fn put(&mut self, key: usize, timeout: u64) {
-        let known = self.memory.get(&key).cloned();
-        let with = known.filter(|_| self.chance.random_range(0..10) < 7);
-        let w = self.copies();
-        let covers = with.as_ref().map(|(_, seen)| seen.clone());
-        let id = (self.plan.history).begin_write(self.number, key, Kind::Put, covers, w);
-        let value = value_of(id, self.value_bytes());
-        let mut call = self.client.put(key_name(key), value).w(w).strict(true);
-        if let Some((context, _)) = with {
-            call = call.context(context);
-        }
-        let answer = call.timeout(Duration::from_millis(timeout)).await;
-        self.settle_put(key, id, answer);
+    fn begin_read(&self, r: u32, strict: bool) -> Reading {
+        self.plan.history.begin_read(self.number, r, strict)
+    }
+
+    fn begin_write(&self, key: usize, ask: &Ask) -> WriteId {
+        let history = &self.plan.history;
+        history.begin_write(self.number, key, ask.clone())
     }
 
     fn settle_put(&mut self, key: usize, id: WriteId, answer: Result<Written, Error>) {
@@ -178,6 +218,26 @@ impl Worker {
         self.settle(id, answer.err());
     }
 
+    /// A put with `if_absent`: it has read, too, a majority.
+    fn settle_if_absent(
+        &mut self,
+        key: usize,
+        id: WriteId,
+        asked: Reading,
+        answer: Result<Written, Error>,
+    ) {
+        match &answer {
+            // Some attempt found nothing.
+            Ok(_) => drop(self.plan.history.end_read(asked, key, &[])),
+            Err(error) => {
+                if let Some(read) = error.current() {
+                    self.saw(asked, key, read.context(), read.siblings());
+                }
+            }
+        }
+        self.settle_put(key, id, answer);
+    }
+
     fn settle(&self, id: WriteId, error: Option<Error>) {
         let outcome = match error {
             None => Outcome::Acked,
@@ -190,145 +250,36 @@ impl Worker {
     }
 
     fn count(&self, error: &Error) {
-        self.plan.history.count_error(format!("{:?}", error.kind()));
-    }
-
-    async fn get(&mut self, key: usize, timeout: u64) {
-        let r = self.copies();
-        let begun = self.plan.history.tick();
-        let call = self.client.get(key_name(key)).r(r).strict(true);
-        match call.timeout(Duration::from_millis(timeout)).await {
-            Ok(read) => self.saw(key, r, begun, read.context(), read.siblings()),
-            Err(error) => self.failed_read(key, &error),
+        // That a value is there is an answer.
+        if error.kind() != ringfort_client::Kind::ConditionFailed {
+            self.plan.history.count_error(format!("{:?}", error.kind()));
         }
     }
 
-    fn failed_read(&self, key: usize, error: &Error) {
+    fn failed_read(&self, what: std::fmt::Arguments<'_>, error: &Error) {
         self.count(error);
         let number = self.number;
         let trace = &self.plan.history.trace;
-        trace.line(format_args!(
-            "client {number} cannot read key {key}: {error}"
-        ));
+        trace.line(format_args!("client {number} cannot {what}: {error}"));
     }
 
-    fn saw(
-        &mut self,
-        key: usize,
-        r: u32,
-        begun: u64,
-        context: Option<&Context>,
-        siblings: &[Sibling],
-    ) {
-        let history = &self.plan.history;
-        let seen = history.end_read(self.number, key, r, begun, &values(siblings));
+    fn saw(&mut self, asked: Reading, key: usize, context: Option<&Context>, siblings: &[Sibling]) {
+        let read = self.plan.history.end_read(asked, key, siblings);
         if let Some(context) = context {
-            self.memory.insert(key, (context.clone(), seen));
-        }
-    }
-
-    async fn delete(&mut self, key: usize, timeout: u64) {
-        let known = self.memory.remove(&key);
-        let with = known.filter(|_| self.chance.random_range(0..2) == 0);
-        let w = self.copies();
-        let covers = with.as_ref().map(|(_, seen)| seen.clone());
-        let id = (self.plan.history).begin_write(self.number, key, Kind::Delete, covers, w);
-        let mut call = self.client.delete(key_name(key)).w(w).strict(true);
-        if let Some((context, _)) = with {
-            call = call.context(context);
-        }
-        match call.timeout(Duration::from_millis(timeout)).await {
-            // Whoever deleted before may not have reached as many copies as this call asked for.
-            Ok(deleted) if deleted.found == Some(false) => {
-                let nothing = Outcome::Nothing("it found nothing to delete".to_owned());
-                self.plan.history.end_write(id, nothing);
-            }
-            answer => self.settle(id, answer.err()),
-        }
-    }
-
-    async fn modify(&mut self, key: usize, timeout: u64) {
-        let tried: Arc<Mutex<Vec<WriteId>>> = Arc::default();
-        let (history, number, bytes) = (self.plan.history.clone(), self.number, self.value_bytes());
-        let majority = self.plan.copies / 2 + 1;
-        let answer = {
-            let tried = tried.clone();
-            let change = move |current: &ringfort_client::Current<'_>| {
-                let covers = history.name(key, &values(current));
-                let id = history.begin_write(number, key, Kind::Put, Some(covers), majority);
-                tried.lock().expect("nobody panics with it").push(id);
-                Change::Put(value_of(id, bytes))
-            };
-            let call = self.client.read_modify_write(key_name(key), change);
-            call.timeout(Duration::from_millis(timeout))
-                .strict(true)
-                .await
-        };
-        self.memory.remove(&key);
-        if let Err(error) = &answer {
-            self.count(error);
-        }
-        let rounds = tried.lock().expect("nobody panics with it").clone();
-        // With one round, the answer is the answer to its write; with more, only that all rounds were tried is known.
-        for &id in &rounds {
-            let outcome = match &answer {
-                Ok(_) if rounds.len() == 1 => Outcome::Acked,
-                Ok(_) => Outcome::Ambiguous("one of several rounds".to_owned()),
-                Err(error) if rounds.len() == 1 => outcome_of(error),
-                Err(error) => Outcome::Ambiguous(error.to_string()),
-            };
-            self.plan.history.end_write(id, outcome);
-        }
-    }
-
-    /// A few different keys: for one key twice no order is promised.
-    fn some_keys(&mut self) -> Vec<usize> {
-        let first = self.chance.random_range(0..self.plan.keys);
-        let count = self.chance.random_range(1..=self.plan.keys.min(5));
-        (0..count).map(|i| (first + i) % self.plan.keys).collect()
-    }
-
-    async fn batch_write(&mut self, timeout: u64) {
-        let keys = self.some_keys();
-        let w = self.copies();
-        let mut mutations = Vec::new();
-        let mut ids = Vec::new();
-        for &key in &keys {
-            let known = self.memory.get(&key).cloned();
-            let covers = known.as_ref().map(|(_, seen)| seen.clone());
-            let id = (self.plan.history).begin_write(self.number, key, Kind::Put, covers, w);
-            let mut mutation = Mutation::put(key_name(key), value_of(id, self.value_bytes()));
-            if let Some((context, _)) = known {
-                mutation = mutation.context(context);
-            }
-            mutations.push(mutation);
-            ids.push(id);
-        }
-        let call = self.client.batch_write(mutations).w(w).strict(true);
-        let answers = call.timeout(Duration::from_millis(timeout)).await;
-        for ((key, id), answer) in keys.into_iter().zip(ids).zip(answers) {
-            self.settle_put(key, id, answer);
-        }
-    }
-
-    async fn batch_get(&mut self, timeout: u64) {
-        let keys = self.some_keys();
-        let r = self.copies();
-        let begun = self.plan.history.tick();
-        let names = keys.iter().map(|key| key_name(*key));
-        let call = self.client.batch_get(names).r(r).strict(true);
-        let answers = call.timeout(Duration::from_millis(timeout)).await;
-        for (key, answer) in keys.into_iter().zip(answers) {
-            match answer {
-                Ok(read) => self.saw(key, r, begun, read.context(), read.siblings()),
-                Err(error) => self.failed_read(key, &error),
-            }
+            self.memory.insert(key, (context.clone(), read.seen));
         }
     }
 }
 
-fn values(siblings: &[Sibling]) -> Vec<Bytes> {
-    siblings.iter().map(|s| s.value.clone()).collect()
+fn durability(ask: &Ask) -> Durability {
+    match ask.buffered {
+        true => Durability::Buffered,
+        false => Durability::Synced,
+    }
+}
+
+fn ttl(ask: &Ask) -> Option<Duration> {
+    (ask.ttl_ms > 0).then(|| Duration::from_millis(ask.ttl_ms))
 }
 
 fn outcome_of(error: &Error) -> Outcome {
@@ -337,54 +288,4 @@ fn outcome_of(error: &Error) -> Outcome {
     } else {
         Outcome::Nothing(error.to_string())
     }
-}
-
-/// Reads every key from all its owners, twice: the first read repairs what differs, the second is what is there in the end.
-pub async fn final_pass(plan: Plan, seed: u64) {
-    let client = connect(&plan, seed);
-    wait_for(&plan.healed).await;
-    let mut r = plan.copies;
-    for round in 0..2 {
-        for key in 0..plan.keys {
-            let Some(seen) = final_read(&plan, &client, key, &mut r).await else {
-                let wrong = format!("key {key} cannot be read after healing");
-                plan.history.records().wrong.push(wrong);
-                continue;
-            };
-            if round == 1 {
-                plan.history.records().finals.insert(key, seen);
-            }
-        }
-        // Repairs are sent, not waited for.
-        sleep(Duration::from_secs(1)).await;
-    }
-    plan.done.store(true, Ordering::Relaxed);
-}
-
-/// One read of the final pass, tried for long. `r` sinks when a damaged disk keeps all N copies from counting.
-async fn final_read(
-    plan: &Plan,
-    client: &Client,
-    key: usize,
-    r: &mut u32,
-) -> Option<BTreeSet<WriteId>> {
-    let began = Instant::now();
-    while began.elapsed() < FINAL_PATIENCE {
-        let begun = plan.history.tick();
-        match client.get(key_name(key)).r(*r).strict(true).await {
-            Ok(read) => {
-                let values = values(read.siblings());
-                return Some(plan.history.end_read(usize::MAX, key, *r, begun, &values));
-            }
-            Err(error) => {
-                let trace = &plan.history.trace;
-                trace.line(format_args!("final read of key {key} at r {r}: {error}"));
-            }
-        }
-        sleep(FINAL_PAUSE).await;
-        if plan.damaged && began.elapsed() > FINAL_PATIENCE / 10 {
-            *r = plan.copies / 2 + 1;
-        }
-    }
-    None
 }

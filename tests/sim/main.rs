@@ -105,7 +105,7 @@ fn complain(seed: u64, report: &Report, trace: &Trace) {
     for line in trace.last() {
         eprintln!("{line}");
     }
-    eprintln!("\nseed {seed} failed:");
+    eprintln!("\nseed {seed} failed: {}", report.settings);
     for wrong in &report.wrong {
         eprintln!("- {wrong}");
     }
@@ -114,8 +114,8 @@ fn complain(seed: u64, report: &Report, trace: &Trace) {
 
 fn tell(seed: u64, report: &Report) {
     println!(
-        "seed {seed}: {} nodes, {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, errors {:?}, {}",
-        report.nodes,
+        "seed {seed}: {}; {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, errors {:?}, {}",
+        report.settings,
         report.simulated_ms,
         report.calls,
         report.acked,
@@ -138,6 +138,7 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
     serde_json::json!({
         "seed": seed,
         "nodes": report.nodes,
+        "settings": report.settings,
         "simulated_ms": report.simulated_ms,
         "calls": report.calls,
         "acked": report.acked,

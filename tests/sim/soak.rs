@@ -1,14 +1,17 @@
 //! Runs many seeds of the simulation, each in a process of its own, and sums them up.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use ringfort_tests::fleet::{self, Sum};
+use ringfort_tests::{
+    fleet,
+    sum::{Sum, all_pairs},
+};
 
 /// Runs many seeds of the simulation.
 #[derive(Debug, Parser)]
@@ -64,14 +67,14 @@ fn main() -> ExitCode {
         },
     );
     bar.finish_and_clear();
-    tell(&sum, now().duration_since(began));
+    tell(&sum, now().duration_since(began), &sim, &args.extra);
     match sum.failures.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-fn tell(sum: &Sum, took: Duration) {
+fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
     let simulated = sum.simulated_ms as f64 / 1_000.0;
     let took = took.as_secs_f64().max(0.001);
     println!("seeds            {}", sum.seeds);
@@ -82,15 +85,34 @@ fn tell(sum: &Sum, took: Duration) {
         sum.calls as f64 / took
     );
     println!("acknowledged     {}", sum.acked);
+    println!("errors           {:?}", sum.errors);
     println!(
         "took             {took:.0} s, {:.1} simulated seconds a second",
         simulated / took
     );
     println!("faults           {:?}", sum.faults);
-    println!("pairs of kinds   {} different ones", sum.pairs.len());
+    println!("  never came     {}", or_none(&sum.kinds_missing()));
+    println!(
+        "pairs of kinds   {} of {}",
+        sum.pairs.len(),
+        all_pairs().count()
+    );
+    println!("  never came     {}", or_none(&sum.pairs_missing()));
     println!("failures         {}", sum.failures.len());
-    for (seed, wrong) in &sum.failures {
-        println!("seed {seed}: {}", wrong.first().map_or("", String::as_str));
+    for (seed, failure) in &sum.failures {
+        println!("seed {seed}: {}", failure.settings);
+        for wrong in &failure.wrong {
+            println!("  - {wrong}");
+        }
+        let extra: String = extra.iter().map(|arg| format!(" {arg}")).collect();
+        println!("  again: {} --seed {seed}{extra}", sim.display());
+    }
+}
+
+fn or_none<T: std::fmt::Debug>(list: &[T]) -> String {
+    match list {
+        [] => "none".to_owned(),
+        list => format!("{list:?}"),
     }
 }
 

@@ -6,8 +6,8 @@ use ringfort_tests::fleet;
 
 const SIM: &str = env!("CARGO_BIN_EXE_sim");
 
-/// No fault; a power cut; a power cut with a partition; flipped bits.
-const SEEDS: [u64; 4] = [0, 1, 5, 131];
+/// No fault; a power cut; one with a partition; one and another in the recovery after it; a failing engine; flipped bits.
+const SEEDS: [u64; 6] = [0, 1, 6, 36, 162, 166];
 
 #[test]
 fn a_few_seeds_keep_every_promise() {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX};
+use crate::disk::SimDisk;
 
 type Rows = BTreeMap<Bytes, Bytes>;
 
@@ -31,12 +32,23 @@ struct Medium {
 #[derive(Clone, Default)]
 pub struct MemHome {
     medium: Arc<Mutex<Medium>>,
+    /// The disk of the same machine: with its power out, nothing works here either.
+    disk: Option<SimDisk>,
 }
 
 impl MemHome {
     /// A medium with nothing on it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A medium with nothing on it, in the machine of this disk: they lose their power together, and the effects here
+    /// count as [actions](SimDisk::cut_after) there.
+    pub fn beside(disk: &SimDisk) -> Self {
+        MemHome {
+            disk: Some(disk.clone()),
+            ..MemHome::default()
+        }
     }
 
     /// Cuts the power: of the changes since the last flush the first `kept` survive (sled recovers a prefix of its
@@ -66,6 +78,11 @@ impl MemHome {
         self.lock().failing = true;
     }
 
+    /// Ends a failure, if nobody has met it.
+    pub fn mend(&self) {
+        self.lock().failing = false;
+    }
+
     /// All rows that a running engine sees.
     pub fn rows(&self) -> Vec<Row> {
         self.lock()
@@ -86,6 +103,38 @@ impl MemHome {
         apply(&mut medium.live, key, value);
     }
 
+    /// The medium, unless it was told to fail or has no power.
+    fn working(&self, operation: &'static str) -> Result<MutexGuard<'_, Medium>, EngineError> {
+        let medium = self.lock();
+        let cut = self.disk.as_ref().is_some_and(SimDisk::is_cut);
+        let detail = match (medium.failing, cut) {
+            (true, _) => "told to fail",
+            (_, true) => "the power is out",
+            _ => return Ok(medium),
+        };
+        Err(EngineError::Failed {
+            operation,
+            detail: detail.to_owned(),
+        })
+    }
+
+    /// The same, for a call that changes what a crash leaves, or may leave.
+    fn acting(&self, operation: &'static str) -> Result<MutexGuard<'_, Medium>, EngineError> {
+        let medium = self.working(operation)?;
+        self.act(operation)?;
+        Ok(medium)
+    }
+
+    /// Counts an effect, which needs power.
+    fn act(&self, operation: &'static str) -> Result<(), EngineError> {
+        let disk = self.disk.as_ref();
+        disk.map_or(Ok(()), SimDisk::act_beside)
+            .map_err(|error| EngineError::Failed {
+                operation,
+                detail: error.to_string(),
+            })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Medium> {
         self.medium.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,11 +142,13 @@ impl MemHome {
 
 impl EngineHome for MemHome {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        check(&self.lock(), "open")?;
+        drop(self.working("open")?);
         Ok(Arc::new(MemEngine { home: self.clone() }))
     }
 
     fn set_aside(&self) -> Result<(), EngineError> {
+        // What has failed can still be moved away, but not without power.
+        self.act("set aside")?;
         let mut medium = self.lock();
         let rows = std::mem::take(&mut medium.durable);
         medium.live.clear();
@@ -116,8 +167,7 @@ pub struct MemEngine {
 
 impl Engine for MemEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let medium = self.home.lock();
-        check(&medium, "get")?;
+        let medium = self.home.working("get")?;
         Ok(medium.live.get(key).cloned())
     }
 
@@ -138,8 +188,7 @@ impl Engine for MemEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let mut medium = self.home.lock();
-        check(&medium, "flush")?;
+        let mut medium = self.home.acting("flush")?;
         for (key, value) in std::mem::take(&mut medium.pending) {
             apply(&mut medium.durable, key, value);
         }
@@ -154,8 +203,7 @@ impl MemEngine {
         key: &[u8],
         value: Option<Bytes>,
     ) -> Result<Option<Bytes>, EngineError> {
-        let mut medium = self.home.lock();
-        check(&medium, operation)?;
+        let mut medium = self.home.acting(operation)?;
         let key = Bytes::copy_from_slice(key);
         medium.pending.push((key.clone(), value.clone()));
         Ok(apply(&mut medium.live, key, value))
@@ -173,10 +221,10 @@ impl Iterator for MemIter<'_> {
     type Item = Result<Row, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let medium = self.home.lock();
-        if let Err(error) = check(&medium, "range") {
-            return Some(Err(error));
-        }
+        let medium = match self.home.working("range") {
+            Ok(medium) => medium,
+            Err(error) => return Some(Err(error)),
+        };
         let (key, value) = medium
             .live
             .range((self.next.clone(), Bound::Unbounded))
@@ -196,19 +244,29 @@ fn apply(rows: &mut Rows, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
     }
 }
 
-fn check(medium: &Medium, operation: &'static str) -> Result<(), EngineError> {
-    if medium.failing {
-        return Err(EngineError::Failed {
-            operation,
-            detail: "told to fail".to_owned(),
-        });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
+
+    #[test]
+    fn the_power_goes_out_for_disk_and_engine_at_once() {
+        let disk = SimDisk::new(1);
+        let home = MemHome::beside(&disk);
+        let engine = home.open().expect("opens");
+        engine.insert(b"a", b"1").expect("inserts");
+        disk.cut_after(2);
+        disk.create_dir("log").expect("the first action");
+        assert!(!disk.is_cut());
+        engine.flush().expect("the second");
+        assert!(disk.is_cut());
+        assert!(engine.get(b"a").is_err() && engine.insert(b"b", b"2").is_err());
+        assert!(home.set_aside().is_err() && disk.list("").is_err());
+        disk.crash(1);
+        home.crash(0);
+        assert_eq!(home.rows(), [(Bytes::from("a"), Bytes::from("1"))]);
+        engine.insert(b"b", b"2").expect("the power is back");
+    }
 
     #[test]
     fn a_crash_keeps_what_was_flushed_and_a_prefix_of_the_rest() {

@@ -24,7 +24,7 @@ fn injected(fault: Fault) -> io::Error {
 impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
-        let state = self.state();
+        let state = self.powered()?;
         match state.names.get(name) {
             Some(Entry::File(file)) => Ok(self.handle(&state, file)),
             Some(Entry::Directory) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
@@ -34,7 +34,7 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
-        let mut state = self.state();
+        let mut state = self.powered()?;
         if state.names.get(name).is_some() {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
@@ -47,32 +47,29 @@ impl Disk for SimDisk {
         state.change(Change::Make {
             name: name.to_owned(),
             entry: Entry::File(file),
-        });
+        })?;
         Ok(self.handle(&state, file))
     }
 
     fn create_dir(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        let mut state = self.state();
+        let mut state = self.powered()?;
         match state.names.get(name) {
             Some(Entry::Directory) => Ok(()),
             Some(Entry::File(_)) => Err(io::Error::from(io::ErrorKind::AlreadyExists)),
             None if state.names.get(parent(name)) != Some(Entry::Directory) => {
                 Err(not_found(parent(name)))
             }
-            None => {
-                state.change(Change::Make {
-                    name: name.to_owned(),
-                    entry: Entry::Directory,
-                });
-                Ok(())
-            }
+            None => state.change(Change::Make {
+                name: name.to_owned(),
+                entry: Entry::Directory,
+            }),
         }
     }
 
     fn list(&self, directory: &str) -> io::Result<Vec<String>> {
         check_name(directory)?;
-        let state = self.state();
+        let state = self.powered()?;
         if state.names.get(directory) != Some(Entry::Directory) {
             return Err(not_found(directory));
         }
@@ -81,14 +78,11 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        let mut state = self.state();
+        let mut state = self.powered()?;
         match state.names.get(name) {
-            Some(Entry::File(_)) => {
-                state.change(Change::Remove {
-                    name: name.to_owned(),
-                });
-                Ok(())
-            }
+            Some(Entry::File(_)) => state.change(Change::Remove {
+                name: name.to_owned(),
+            }),
             Some(Entry::Directory) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
             None => Err(not_found(name)),
         }
@@ -96,31 +90,28 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         check_rename(from, to)?;
-        let mut state = self.state();
+        let mut state = self.powered()?;
         match (state.names.get(from), state.names.get(to)) {
             (None, _) => Err(not_found(from)),
             (Some(Entry::File(_)), Some(Entry::Directory)) => {
                 Err(io::Error::from(io::ErrorKind::IsADirectory))
             }
             (Some(Entry::Directory), Some(_)) => Err(io::Error::from(io::ErrorKind::AlreadyExists)),
-            (Some(entry), _) => {
-                state.change(Change::Rename {
-                    from: from.to_owned(),
-                    to: to.to_owned(),
-                    entry,
-                });
-                Ok(())
-            }
+            (Some(entry), _) => state.change(Change::Rename {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                entry,
+            }),
         }
     }
 
     fn sync_dir(&self, directory: &str) -> io::Result<()> {
         check_name(directory)?;
-        let mut state = self.state();
+        let mut state = self.powered()?;
         if state.names.get(directory) != Some(Entry::Directory) {
             return Err(not_found(directory));
         }
-        if let Some(fault) = state.fault(Action::Sync) {
+        if let Some(fault) = state.act(Action::Sync)? {
             return Err(injected(fault));
         }
         state.names.sync(directory);
@@ -129,14 +120,14 @@ impl Disk for SimDisk {
 
     fn exists(&self, name: &str) -> io::Result<bool> {
         check_name(name)?;
-        Ok(self.state().names.get(name).is_some())
+        Ok(self.powered()?.names.get(name).is_some())
     }
 
     fn lock(&self, name: &str) -> Result<DirectoryLock, LockError> {
         if !self.exists(name)? {
             self.create(name)?;
         }
-        let mut state = self.state();
+        let mut state = self.powered()?;
         if !state.locks.insert(name.to_owned()) {
             return Err(LockError::Held(name.to_owned()));
         }
@@ -149,7 +140,7 @@ impl Disk for SimDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let state = self.state();
+        let state = self.powered()?;
         let free_bytes = state.capacity_bytes.saturating_sub(state.used_bytes());
         Ok(Space {
             free_bytes,
@@ -189,9 +180,9 @@ impl SimFile {
         end: u64,
         write: impl FnOnce(&mut Image, Option<&mut Chance>),
     ) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.powered()?;
         let length = state.image(self.file, self.life)?.current().len() as u64;
-        let fault = state.fault(Action::Write);
+        let fault = state.act(Action::Write)?;
         if fault == Some(Fault::WriteFails) {
             return Err(injected(Fault::WriteFails));
         }
@@ -213,9 +204,9 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.powered()?;
         state.image(self.file, self.life)?;
-        if let Some(fault) = state.fault(Action::Read) {
+        if let Some(fault) = state.act(Action::Read)? {
             return Err(injected(fault));
         }
         let content = state.image(self.file, self.life)?.current();
@@ -231,9 +222,9 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.powered()?;
         state.image(self.file, self.life)?;
-        let fault = state.fault(Action::Sync);
+        let fault = state.act(Action::Sync)?;
         let mut chance = state.chance.fork();
         let image = state.image(self.file, self.life)?;
         match fault {
@@ -251,7 +242,7 @@ impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self
             .disk
-            .state()
+            .powered()?
             .image(self.file, self.life)?
             .current()
             .len() as u64)

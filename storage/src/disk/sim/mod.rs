@@ -74,6 +74,8 @@ struct State {
     faults: Vec<(u64, Fault)>,
     capacity_bytes: u64,
     actions: u64,
+    /// Actions that change the disk until the power is out; `None`: it stays.
+    power_left: Option<u64>,
     chance: Chance,
 }
 
@@ -89,6 +91,7 @@ impl SimDisk {
             faults: Vec::new(),
             capacity_bytes: u64::MAX,
             actions: 0,
+            power_left: None,
             chance: Chance::new(seed),
         };
         Self {
@@ -97,9 +100,10 @@ impl SimDisk {
     }
 
     /// Cuts the power: unsynced blocks, lengths and names are each kept or lost by chance, locks are released,
-    /// open handles fail from now on, faults not yet struck are forgotten.
+    /// open handles fail from now on, faults not yet struck are forgotten. The power is back at once.
     pub fn crash(&self, seed: u64) {
         let mut state = self.state();
+        state.power_left = None;
         let mut chance = Chance::new(seed);
         state.names.crash(&mut chance);
         let reachable = state.names.files();
@@ -114,6 +118,30 @@ impl SimDisk {
     /// locks are released and open handles fail.
     pub fn kill(&self) {
         self.state().end_life();
+    }
+
+    /// Lets the power go out after `actions` more actions that change the disk: every call fails from then on, until a
+    /// [`crash`](SimDisk::crash) says what is left. So a power cut falls between any two effects of code that never waits.
+    pub fn cut_after(&self, actions: u64) {
+        self.state().power_left = Some(actions);
+    }
+
+    /// Lets no power cut come that has not come yet.
+    pub fn keep_power(&self) {
+        let mut state = self.state();
+        if state.power_left != Some(0) {
+            state.power_left = None;
+        }
+    }
+
+    /// Whether the power is out.
+    pub fn is_cut(&self) -> bool {
+        self.state().power_left == Some(0)
+    }
+
+    /// Counts an effect on the same machine that is not on this disk, an engine's.
+    pub(crate) fn act_beside(&self) -> io::Result<()> {
+        self.state().spend()
     }
 
     /// Lets `fault` strike after `let_pass` more actions of its kind (reads, writes or syncs) went well.
@@ -174,6 +202,13 @@ impl SimDisk {
             .expect("no holder of the simulated disk panics")
     }
 
+    /// The state, as a process finds it: only with the power on.
+    fn powered(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        state.check_power()?;
+        Ok(state)
+    }
+
     fn handle(&self, state: &State, file: u64) -> Box<dyn DiskFile> {
         Box::new(SimFile {
             disk: self.clone(),
@@ -200,10 +235,27 @@ impl State {
         self.faults.clear();
     }
 
+    fn check_power(&self) -> io::Result<()> {
+        match self.power_left {
+            Some(0) => Err(io::Error::other("the power is out")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts an effect.
+    fn spend(&mut self) -> io::Result<()> {
+        self.check_power()?;
+        self.actions += 1;
+        if let Some(left) = &mut self.power_left {
+            *left -= 1;
+        }
+        Ok(())
+    }
+
     /// Counts an action down to the faults that wait for its kind; the one that strikes is returned and forgotten.
-    fn fault(&mut self, action: Action) -> Option<Fault> {
+    fn act(&mut self, action: Action) -> io::Result<Option<Fault>> {
         if action != Action::Read {
-            self.actions += 1;
+            self.spend()?;
         }
         let mut struck = None;
         self.faults.retain_mut(|(let_pass, fault)| {
@@ -217,7 +269,7 @@ impl State {
             *let_pass -= 1;
             true
         });
-        struck
+        Ok(struck)
     }
 
     fn used_bytes(&self) -> u64 {
@@ -237,9 +289,10 @@ impl State {
         Ok(())
     }
 
-    fn change(&mut self, change: Change) {
-        self.actions += 1;
+    fn change(&mut self, change: Change) -> io::Result<()> {
+        self.spend()?;
         self.names.change(change);
+        Ok(())
     }
 
     fn image(&mut self, file: u64, life: u64) -> io::Result<&mut Image> {

@@ -1,0 +1,56 @@
+//! What is there in the end.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use ringfort_client::Client;
+use tokio::time::{Instant, sleep};
+
+use super::{Plan, connect, key_name, wait_for};
+use crate::history::Read;
+
+/// How long one key is tried to be read.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How often.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Reads every key from all its owners, twice: the first read repairs what differs, the second is what is there in the end.
+pub async fn final_pass(plan: Plan, seed: u64) {
+    let client = connect(&plan, seed);
+    wait_for(&plan.healed).await;
+    let mut r = plan.copies;
+    for round in 0..2 {
+        for key in 0..plan.keys {
+            let Some(read) = final_read(&plan, &client, key, &mut r).await else {
+                let wrong = format!("key {key} cannot be read after healing");
+                plan.history.records().wrong.push(wrong);
+                continue;
+            };
+            if round == 1 {
+                plan.history.records().finals.insert(key, read);
+            }
+        }
+        // Repairs are sent, not waited for.
+        sleep(Duration::from_secs(1)).await;
+    }
+    plan.done.store(true, Ordering::Relaxed);
+}
+
+/// One read, tried for long. `r` sinks when a damaged disk keeps all N copies from counting.
+async fn final_read(plan: &Plan, client: &Client, key: usize, r: &mut u32) -> Option<Read> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let asked = plan.history.begin_read(usize::MAX, *r, true);
+        match client.get(key_name(key)).r(*r).strict(true).await {
+            Ok(read) => return Some(plan.history.end_read(asked, key, read.siblings())),
+            Err(error) => {
+                let trace = &plan.history.trace;
+                trace.line(format_args!("final read of key {key} at r {r}: {error}"));
+            }
+        }
+        sleep(PAUSE).await;
+        if plan.damaged && began.elapsed() > PATIENCE / 10 {
+            *r = plan.copies / 2 + 1;
+        }
+    }
+    None
+}
