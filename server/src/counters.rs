@@ -99,6 +99,12 @@ pub struct Counters {
     pub peer_refused: AtomicU64,
     /// Messages refused because they came from another cluster.
     pub wrong_cluster: AtomicU64,
+    /// Messages of gossip sent.
+    pub gossip_messages: AtomicU64,
+    /// Bytes of gossip sent.
+    pub gossip_bytes_out: AtomicU64,
+    /// Exchanges of gossip that failed.
+    pub gossip_failed: AtomicU64,
     /// Batches sent to peers.
     pub peer_batches: AtomicU64,
     /// Objects merged for peers.

@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     coordinator::{Coordinator, CoordinatorParts},
     counters::Counters,
+    gossip::Routes,
     grpc::KvParts,
     limits::Limits,
     net::Net,
@@ -34,6 +35,8 @@ pub struct DataParts {
     pub store_id: StoreId,
     /// What was heard of other stores.
     pub heard: Arc<Heard>,
+    /// Who is down, and where nodes are now.
+    pub routes: Arc<Routes>,
     /// Connections.
     pub net: Arc<dyn Net>,
     /// The engine pool.
@@ -67,6 +70,7 @@ impl DataPath {
             views: parts.views.clone(),
             fences: fences.clone(),
             heard: Arc::clone(&parts.heard),
+            routes: Arc::clone(&parts.routes),
             net: parts.net,
             limits: parts.limits.clone(),
             counters: Arc::clone(&parts.counters),
@@ -77,6 +81,7 @@ impl DataPath {
             views: parts.views.clone(),
             store: parts.store.clone(),
             links: Arc::clone(&links),
+            routes: parts.routes,
             pool: Arc::clone(&parts.pool),
             limits: parts.limits,
             counters: Arc::clone(&parts.counters),

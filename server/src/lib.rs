@@ -8,6 +8,7 @@ pub mod coordinator;
 pub mod core;
 pub mod counters;
 pub mod data;
+pub mod gossip;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -29,6 +29,23 @@ pub type Gauge = (&'static str, &'static str, Option<Unit>, f64);
 /// Reads gauges: the store's, the links'.
 pub type Probe = Box<dyn Fn() -> Vec<Gauge> + Send + Sync>;
 
+/// A figure that several have, each under its own label.
+pub struct Family {
+    /// Its name, without the prefix.
+    pub name: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+    /// Its unit.
+    pub unit: Option<Unit>,
+    /// What the label is called.
+    pub label: &'static str,
+    /// By label.
+    pub values: Vec<(String, f64)>,
+}
+
+/// Reads families: the other members'.
+pub type FamilyProbe = Box<dyn Fn() -> Vec<Family> + Send + Sync>;
+
 /// All that `/metrics` shows of one node.
 pub struct Metrics {
     registry: Registry,
@@ -41,6 +58,7 @@ struct Sources {
     counters: Arc<Counters>,
     health: Arc<Health>,
     probe: OnceLock<Probe>,
+    families: OnceLock<FamilyProbe>,
 }
 
 impl Metrics {
@@ -52,6 +70,7 @@ impl Metrics {
             counters,
             health,
             probe: OnceLock::new(),
+            families: OnceLock::new(),
         });
         let mut registry = Registry::with_prefix("ringfort");
         registry.register_collector(Box::new(sources.clone()));
@@ -61,6 +80,11 @@ impl Metrics {
     /// From now on `probe` is asked at each scrape, too. Only the first one counts.
     pub fn add_probe(&self, probe: Probe) {
         let _ = self.sources.probe.set(probe);
+    }
+
+    /// As [`Self::add_probe`], for figures with a label.
+    pub fn add_families(&self, probe: FamilyProbe) {
+        let _ = self.sources.families.set(probe);
     }
 
     /// The text of one scrape.
@@ -111,6 +135,16 @@ impl Collector for Sources {
         for (name, help, unit, value) in self.probe.get().map(|probe| probe()).unwrap_or_default() {
             gauge(e, name, help, unit, value)?;
         }
+        let families = self.families.get().map(|probe| probe());
+        for family in families.unwrap_or_default() {
+            let unit = family.unit.as_ref();
+            let kind = MetricType::Gauge;
+            let mut metric = e.encode_descriptor(family.name, family.help, unit, kind)?;
+            for (label, value) in &family.values {
+                let labels = [(family.label, label.as_str())];
+                metric.encode_family(&labels)?.encode_gauge(value)?;
+            }
+        }
         Ok(())
     }
 }
@@ -147,7 +181,7 @@ impl Sources {
     fn plain(&self, e: &mut DescriptorEncoder) -> fmt::Result {
         let c = &*self.counters;
         let bytes = Some(Unit::Bytes);
-        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 12] = [
+        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 15] = [
             (
                 "client_in",
                 "Bytes of keys and values that clients sent",
@@ -202,6 +236,24 @@ impl Sources {
                 "Messages refused for their cluster id",
                 None,
                 &c.wrong_cluster,
+            ),
+            (
+                "gossip_messages",
+                "Messages of gossip sent",
+                None,
+                &c.gossip_messages,
+            ),
+            (
+                "gossip_out",
+                "Bytes of gossip sent",
+                bytes.clone(),
+                &c.gossip_bytes_out,
+            ),
+            (
+                "gossip_failed",
+                "Exchanges of gossip with members that were not answered",
+                None,
+                &c.gossip_failed,
             ),
             (
                 "replica_stores",
@@ -293,6 +345,15 @@ mod tests {
         );
         let metrics = Metrics::new("n0", counters, Arc::new(Health::default()));
         metrics.add_probe(Box::new(|| vec![("store_keys", "Keys", None, 7.0)]));
+        metrics.add_families(Box::new(|| {
+            vec![Family {
+                name: "peer_up",
+                help: "Up",
+                unit: None,
+                label: "peer",
+                values: vec![("n1".to_owned(), 1.0), ("n2".to_owned(), 0.0)],
+            }]
+        }));
         let text = metrics.render();
         for line in [
             "ringfort_requests_total{operation=\"put\",outcome=\"OK\"} 2",
@@ -303,6 +364,7 @@ mod tests {
             "ringfort_client_in_bytes_total 0",
             "ringfort_ready 0.0",
             "ringfort_store_keys 7.0",
+            "ringfort_peer_up{peer=\"n2\"} 0.0",
             "# TYPE ringfort_peer_queue_bytes gauge",
         ] {
             assert!(text.lines().any(|l| l == line), "no line {line}\n{text}");

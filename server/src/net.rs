@@ -158,6 +158,11 @@ pub trait Net: Send + Sync + 'static {
     fn bind(&self, addr: &str) -> BoxFuture<'static, io::Result<Listener>>;
     /// Opens a connection to `addr` (`host:port`). The caller bounds the time.
     fn connect(&self, addr: &str) -> BoxFuture<'static, io::Result<Conn>>;
+    /// All addresses that the name in `addr` (`host:port`) stands for, each as `host:port`. The caller bounds the time.
+    fn resolve(&self, addr: &str) -> BoxFuture<'static, io::Result<Vec<String>>> {
+        let addr = addr.to_owned();
+        Box::pin(async move { Ok(vec![addr]) })
+    }
 }
 
 /// Real sockets.
@@ -177,6 +182,17 @@ impl Net for TcpNet {
             stream.set_nodelay(true)?;
             let peer = stream.peer_addr().ok();
             Ok(Conn::new(stream, peer))
+        })
+    }
+
+    fn resolve(&self, addr: &str) -> BoxFuture<'static, io::Result<Vec<String>>> {
+        let addr = addr.to_owned();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host(addr).await?;
+            let mut addrs: Vec<String> = found.map(|addr| addr.to_string()).collect();
+            addrs.sort();
+            addrs.dedup();
+            Ok(addrs)
         })
     }
 }
@@ -323,6 +339,18 @@ mod tests {
         far.read_exact(&mut read).await.expect("open");
         assert_eq!(&read, b"ring");
         assert!(far.connect_info().0.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_name_stands_for_all_its_addresses() {
+        let of = async |addr: &str| TcpNet.resolve(addr).await;
+        assert_eq!(
+            of("127.0.0.1:7").await.expect("an address"),
+            ["127.0.0.1:7"]
+        );
+        let named = of("localhost:7").await.expect("every machine has it");
+        assert!(named.iter().all(|addr| addr.ends_with(":7")), "{named:?}");
+        assert!(of("no port").await.is_err());
     }
 
     #[tokio::test]

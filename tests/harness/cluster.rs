@@ -28,6 +28,8 @@ struct Status {
     starts: u64,
     ended: Option<Result<(), Fatal>>,
     store: Option<Store>,
+    /// Which others it holds to be up.
+    sees: BTreeMap<String, bool>,
     stop: Option<watch::Sender<bool>>,
 }
 
@@ -60,6 +62,11 @@ impl SimNode {
     /// Its store, while it runs.
     pub fn store(&self) -> Option<Store> {
         self.status().store.clone()
+    }
+
+    /// Whether it holds the node called `other` to be up; `None` before it ever did.
+    pub fn sees(&self, other: &str) -> Option<bool> {
+        self.status().sees.get(other).copied()
     }
 
     /// How often it was started.
@@ -131,8 +138,10 @@ impl SimNode {
         let node = self.clone();
         Arc::new(move |event| {
             node.trace.line(format_args!("{}: {event:?}", node.name));
-            if event == Event::Ready {
-                node.status().ready = true;
+            match event {
+                Event::Ready => node.status().ready = true,
+                Event::Peer { name, up } => drop(node.status().sees.insert(name, up)),
+                Event::Member { .. } => {}
             }
         })
     }

@@ -12,6 +12,8 @@ pub mod driver;
 pub mod faults;
 pub mod fleet;
 pub mod history;
+#[cfg(test)]
+mod liveness;
 pub mod medium;
 pub mod net;
 pub mod outside;

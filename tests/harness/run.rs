@@ -27,6 +27,8 @@ use super::{
 const START_MS_MAX: u64 = 30_000;
 /// All must be back within this after the end of the faults.
 const BACK_MS_MAX: u64 = 30_000;
+/// Then all must hold each other to be up within this.
+const SEEN_MS_MAX: u64 = 10_000;
 /// The final pass must be through within this.
 const FINAL_MS_MAX: u64 = 600_000;
 /// One tick of the simulation.
@@ -217,6 +219,9 @@ impl Run {
         steps(self, sim, BACK_MS_MAX, &Run::all_ready)?
             .then_some(())
             .ok_or_else(|| format!("not all nodes are back: {}", self.absent()))?;
+        steps(self, sim, SEEN_MS_MAX, &Run::all_see_all)?
+            .then_some(())
+            .ok_or_else(|| format!("not all hold each other to be up: {}", self.unseen()))?;
         steps(self, sim, 1_000, &|_| false)?;
         set(&self.plan.stop);
         steps(self, sim, 3_000, &|_| false)?;
@@ -244,6 +249,21 @@ impl Run {
 
     fn all_ready(&self) -> bool {
         self.nodes.iter().all(SimNode::is_ready)
+    }
+
+    fn all_see_all(&self) -> bool {
+        self.unseen().is_empty()
+    }
+
+    /// Who does not hold whom to be up.
+    fn unseen(&self) -> String {
+        let pairs = self
+            .nodes
+            .iter()
+            .flat_map(|by| self.nodes.iter().map(move |on| (by, on)));
+        let unseen = pairs.filter(|(by, on)| by.name != on.name && by.sees(&on.name) != Some(true));
+        let words = unseen.map(|(by, on)| format!("{} of {}", by.name, on.name));
+        words.collect::<Vec<_>>().join(", ")
     }
 
     fn absent(&self) -> String {

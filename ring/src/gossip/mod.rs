@@ -276,6 +276,12 @@ impl Gossip {
         }
     }
 
+    /// Draws up to `count` of `items` to their front; returns how many. For choices of whoever drives this, so that all chance
+    /// comes from one seed.
+    pub fn pick<T>(&mut self, items: &mut [T], count: usize) -> usize {
+        self.draw.bring_forward(items, count)
+    }
+
     /// This node's store.
     pub fn me(&self) -> StoreId {
         self.me

@@ -172,6 +172,8 @@ fn announcer(config: Config, out: Out) -> Arc<dyn Fn(Event) + Send + Sync> {
             }
             Event::Ready if out.json => out.value(&json!({"event": "ready"})),
             Event::Ready => out.line("ready"),
+            // Who comes and goes is for the log: `ready` is the last line.
+            Event::Peer { .. } => Ok(()),
         };
         if let Err(error) = printed {
             tracing::debug!(%error, "nobody reads standard output");

@@ -47,6 +47,7 @@ use self::{
 use crate::{
     clock::Clock,
     counters::{Counters, add},
+    gossip::Routes,
     limits::{Limits, TICK},
     peer::{LinkEvents, Links, PeerId},
     pool::EnginePool,
@@ -76,6 +77,8 @@ pub struct CoordinatorParts {
     pub store: Store,
     /// The links to the other members.
     pub links: Arc<Links>,
+    /// Who is down.
+    pub routes: Arc<Routes>,
     /// Where misses are loaded.
     pub pool: Arc<dyn EnginePool>,
     /// Limits.

@@ -42,17 +42,23 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// The first synced owner that is connected, other than this node: its place among the members, and its number.
+    /// The first synced owner that is connected, other than this node: its place among the members, and its number. One that
+    /// gossip holds to be down (it may hang while its connections stand) is taken only if there is no other.
     pub fn synced_owner(&self, partition: PartitionId) -> Option<(usize, PeerId)> {
         let owners = self
             .view
             .owners(partition)
             .iter()
             .map(|&member| usize::from(member));
+        let is_down = |member: usize| {
+            let store = self.view.layout().members()[member].store_id;
+            self.parts.routes.is_down(store)
+        };
         owners
             .filter(|&member| self.view.is_synced(member, partition))
             .filter_map(|member| Some((member, self.peer_of(member)?)))
-            .find(|&(_, peer)| self.parts.links.connected(peer))
+            .filter(|&(_, peer)| self.parts.links.connected(peer))
+            .min_by_key(|&(member, _)| is_down(member))
     }
 
     /// This node's copy does not hold all that it should: names a node to ask.

@@ -9,11 +9,16 @@ use ringfort_proto::{
         admin_server::{Admin, AdminServer},
     },
 };
-use ringfort_ring::{PartitionId, capacity_of_tokens, token};
+use ringfort_ring::{
+    PartitionId, StoreId, capacity_of_tokens,
+    gossip::{NodeHealth, Standing},
+    token,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
     coordinator::DEFAULT_NAMESPACE,
+    gossip::Gossiper,
     node::{Answers, Asker, Greeter},
     view::{View, Views},
 };
@@ -30,6 +35,8 @@ pub struct AdminParts {
     pub asker: Arc<Asker>,
     /// Answers for this one.
     pub greeter: Arc<Greeter>,
+    /// Knows who is down.
+    pub gossip: Arc<Gossiper>,
     /// How long each member may take to answer.
     pub timeout: Duration,
 }
@@ -61,8 +68,8 @@ impl Admin for AdminService {
         let answers = self.parts.asker.ask(self.parts.timeout).await;
         let me = self.parts.greeter.about_me();
         let view = self.parts.views.current();
-        let seen_ms = |name: &str| millis(self.parts.greeter.seen.ago(name));
-        Ok(Response::new(status(&view, &me, &answers, seen_ms)))
+        let health = |store: StoreId| self.parts.gossip.health(store);
+        Ok(Response::new(status(&view, &me, &answers, health)))
     }
 }
 
@@ -99,12 +106,12 @@ fn place(view: &View, key: &v1::Key) -> Result<v1::WhereResponse, Failure> {
     })
 }
 
-/// The state of all members, from what they answered.
+/// The state of all members, from gossip and from what they answered. One that was not heard of yet is up if it answers.
 fn status(
     view: &View,
     me: &peer::HelloResponse,
     answers: &Answers,
-    seen_ms: impl Fn(&str) -> u64,
+    health: impl Fn(StoreId) -> Option<NodeHealth>,
 ) -> v1::StatusResponse {
     let members = view.layout().members();
     let said: Vec<Option<&peer::HelloResponse>> = members
@@ -121,22 +128,13 @@ fn status(
         .enumerate()
         .map(|(index, (member, said))| v1::NodeStatus {
             name: member.name.to_string(),
-            state: match said {
-                Some(answer) if answer.draining => "draining",
-                Some(_) => "up",
-                None => "down",
-            }
-            .to_owned(),
+            state: state(*said, health(member.store_id)).to_owned(),
             zone: member.zone.clone(),
             capacity: capacity_of_tokens(member.tokens),
             owned: view.placement().owned_count(index) as u64,
             keys: said.map_or(0, |answer| answer.keys),
             hints: said.map_or(0, |answer| answer.hints),
-            last_seen_ms: if index == view.me() {
-                0
-            } else {
-                seen_ms(member.name.as_str())
-            },
+            last_seen_ms: health(member.store_id).map_or(0, |health| health.silence_ms),
             unsynced: said.map_or(view.unsynced(index).len(), |a| a.unsynced.len()) as u64,
         })
         .collect();
@@ -146,6 +144,14 @@ fn status(
         nodes,
         under_replicated: under_replicated(view, &said),
         moving: 0,
+    }
+}
+
+fn state(said: Option<&peer::HelloResponse>, health: Option<NodeHealth>) -> &'static str {
+    match (health.map(|health| health.standing), said) {
+        (Some(Standing::Down), _) | (Some(Standing::Unheard) | None, None) => "down",
+        (_, Some(answer)) if answer.draining => "draining",
+        _ => "up",
     }
 }
 
@@ -164,15 +170,13 @@ fn under_replicated(view: &View, said: &[Option<&peer::HelloResponse>]) -> u64 {
     view.layout().partition_ids().filter(|p| !fine(*p)).count() as u64
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use ringfort_ring::{ClusterId, Epoch, Layout, Member, NodeName, PlacementId, StoreId};
+    use ringfort_ring::{
+        ClusterId, Epoch, Layout, Member, NodeName, PlacementId, gossip::LinkHealth,
+    };
 
     use super::*;
 
@@ -218,8 +222,19 @@ mod tests {
         );
     }
 
+    fn health(standing: Standing, silence_ms: u64) -> NodeHealth {
+        NodeHealth {
+            standing,
+            suspected: standing == Standing::Down,
+            phi_milli: 0,
+            silence_ms,
+            flaps: 0,
+            link: LinkHealth::default(),
+        }
+    }
+
     #[test]
-    fn silence_is_down_and_leaves_partitions_short() {
+    fn states_come_from_gossip_and_figures_from_answers() {
         let view = view(&["a", "b", "c"]);
         let me = peer::HelloResponse {
             keys: 5,
@@ -230,14 +245,21 @@ mod tests {
             draining: true,
             ..Default::default()
         };
+        let by_store = |store: StoreId| {
+            Some(match store.0 {
+                1 => health(Standing::Up, 0),
+                2 => health(Standing::Up, 7),
+                _ => health(Standing::Down, 9),
+            })
+        };
         let mut answers = Answers::from([(name("b"), Some(fine.clone())), (name("c"), None)]);
-        let found = status(&view, &me, &answers, |_| 9);
+        let found = status(&view, &me, &answers, by_store);
         let states: Vec<_> = found
             .nodes
             .iter()
             .map(|n| (n.state.as_str(), n.last_seen_ms))
             .collect();
-        assert_eq!(states, [("up", 0), ("draining", 9), ("down", 9)]);
+        assert_eq!(states, [("up", 0), ("draining", 7), ("down", 9)]);
         assert_eq!(found.nodes[0].keys, 5);
         assert_eq!(found.nodes[0].capacity, 0.5);
         assert_eq!(found.under_replicated, 16);
@@ -248,6 +270,21 @@ mod tests {
                 ..fine
             }),
         );
-        assert_eq!(status(&view, &me, &answers, |_| 9).under_replicated, 1);
+        assert_eq!(status(&view, &me, &answers, by_store).under_replicated, 1);
+    }
+
+    #[test]
+    fn who_was_not_heard_of_is_up_if_it_answers() {
+        let answer = peer::HelloResponse::default();
+        let unheard = || Some(health(Standing::Unheard, 3));
+        assert_eq!(state(Some(&answer), unheard()), "up");
+        assert_eq!(
+            (state(None, unheard()), state(None, None)),
+            ("down", "down")
+        );
+        let up = Some(health(Standing::Up, 3));
+        assert_eq!(state(None, up), "up", "its silence is not suspicious yet");
+        let down = Some(health(Standing::Down, 9_000));
+        assert_eq!(state(Some(&answer), down), "down");
     }
 }

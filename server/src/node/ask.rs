@@ -10,7 +10,6 @@ use ringfort_proto::{
 use ringfort_ring::{Layout, NodeName};
 use tonic::transport::Channel;
 
-use super::greeter::Seen;
 use crate::{
     bootstrap::Roster,
     limits::PEER_MESSAGE_BYTES_MAX,
@@ -23,7 +22,6 @@ pub type Answers = BTreeMap<NodeName, Option<HelloResponse>>;
 /// Connections of their own for questions, so that they are answered when the data path is busy or broken.
 pub struct Asker {
     roster: Arc<Roster>,
-    seen: Arc<Seen>,
     clients: BTreeMap<NodeName, PeerClient<Channel>>,
 }
 
@@ -32,7 +30,6 @@ impl Asker {
     pub fn new(
         layout: &Layout,
         roster: Arc<Roster>,
-        seen: Arc<Seen>,
         net: &Arc<dyn Net>,
         connect_timeout: Duration,
     ) -> Self {
@@ -48,11 +45,7 @@ impl Asker {
                 (member.name.clone(), client)
             })
             .collect();
-        Asker {
-            roster,
-            seen,
-            clients,
-        }
+        Asker { roster, clients }
     }
 
     /// Asks all side by side, and waits for none longer than `timeout`.
@@ -61,13 +54,7 @@ impl Asker {
         let questions = self.clients.iter().map(|(name, client)| {
             one(name.clone(), client.clone(), request.clone(), timeout).boxed()
         });
-        let answers: Answers = join_all(questions).await.into_iter().collect();
-        for (name, answer) in &answers {
-            if answer.is_some() {
-                self.seen.note(name.as_str());
-            }
-        }
-        answers
+        join_all(questions).await.into_iter().collect()
     }
 }
 

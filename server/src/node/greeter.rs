@@ -1,63 +1,19 @@
-//! What a node tells of itself on the peer port: answers `Hello` and `Accept`. Keeps I9: a foreign cluster is refused.
+//! What a node tells of itself on the peer port: answers `Hello`, `Accept` and `Gossip`. Keeps I9: a foreign cluster is refused.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use ringfort_proto::{Failure, Reason, peer};
 use ringfort_ring::StoreId;
 use ringfort_storage::Store;
-use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
     bootstrap::Roster,
-    clock::Clock,
     counters::{Counters, add},
+    gossip::Gossiper,
     health::{Health, Phase},
     peer::{Heard, Membership},
 };
-
-/// When each member was last heard of.
-pub struct Seen {
-    clock: Arc<dyn Clock>,
-    started: Instant,
-    last: Mutex<BTreeMap<String, Instant>>,
-}
-
-/// Names that are remembered, at most: more never are members at once.
-const MAX_SEEN: usize = 4_096;
-
-impl Seen {
-    /// Nobody was heard of yet.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Seen {
-            started: clock.now(),
-            clock,
-            last: Mutex::new(BTreeMap::new()),
-        }
-    }
-
-    /// The node called `name` was heard of just now.
-    pub fn note(&self, name: &str) {
-        let now = self.clock.now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = last.get_mut(name) {
-            *at = now;
-        } else if last.len() < MAX_SEEN {
-            last.insert(name.to_owned(), now);
-        }
-    }
-
-    /// How long ago that was; of one never heard of, how long this node has been waiting.
-    pub fn ago(&self, name: &str) -> Duration {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = last.get(name).copied().unwrap_or(self.started);
-        self.clock.now().saturating_duration_since(at)
-    }
-}
 
 /// Answers for this node.
 pub struct Greeter {
@@ -69,8 +25,8 @@ pub struct Greeter {
     pub store: OnceLock<Store>,
     /// What it heard of others' logs.
     pub heard: Arc<Heard>,
-    /// When it heard of others.
-    pub seen: Arc<Seen>,
+    /// Its gossip, once it is a member that has recovered.
+    pub gossip: OnceLock<Arc<Gossiper>>,
     /// Counters.
     pub counters: Arc<Counters>,
 }
@@ -110,9 +66,6 @@ impl Greeter {
 impl Membership for Greeter {
     async fn hello(&self, request: peer::HelloRequest) -> Result<peer::HelloResponse, Status> {
         self.fence(request.cluster_id)?;
-        if request.cluster_id != 0 {
-            self.seen.note(&request.name);
-        }
         let mut response = self.about_me();
         response.heard_sequence = self.heard.of(StoreId(request.store_id));
         Ok(response)
@@ -120,5 +73,12 @@ impl Membership for Greeter {
 
     async fn accept(&self, request: peer::AcceptRequest) -> Result<peer::AcceptResponse, Status> {
         Ok(self.roster.accept(request))
+    }
+
+    async fn gossip(&self, message: peer::GossipMessage) -> Result<peer::GossipMessage, Status> {
+        match self.gossip.get() {
+            Some(gossip) => gossip.answer(message),
+            None => Err(Status::unavailable("this node does not gossip yet")),
+        }
     }
 }

@@ -13,7 +13,7 @@ mod stop;
 mod threads;
 
 pub use ask::{Answers, Asker};
-pub use greeter::{Greeter, Seen};
+pub use greeter::Greeter;
 pub use parts::{Driven, Event, Fatal, Parts, StorageDriver};
 pub use threads::ThreadDriver;
 
@@ -35,6 +35,7 @@ use crate::{
     bootstrap::{Decree, Plan, Roster, found},
     config::Config,
     counters::Counters,
+    gossip::Routes,
     health::{Health, Phase},
     http,
     metrics::Metrics,
@@ -49,6 +50,7 @@ mod purpose {
     pub const STORE: u64 = 3;
     pub const LINKS: u64 = 4;
     pub const CLIENT_ID: u64 = 5;
+    pub const GOSSIP: u64 = 6;
 }
 
 /// Runs one node until `shutdown` completes (then `Ok`) or it cannot go on.
@@ -101,7 +103,7 @@ struct Node {
     health: Arc<Health>,
     counters: Arc<Counters>,
     heard: Arc<Heard>,
-    seen: Arc<Seen>,
+    routes: Arc<Routes>,
     metrics: Arc<Metrics>,
 }
 
@@ -131,7 +133,7 @@ impl Node {
         let counters = Arc::new(Counters::default());
         let metrics = Metrics::new(&config.name, counters.clone(), health.clone());
         Node {
-            seen: Arc::new(Seen::new(parts.clock.clone())),
+            routes: Arc::default(),
             metrics: Arc::new(metrics),
             heard: Arc::new(Heard::default()),
             config,
@@ -172,7 +174,7 @@ impl Node {
             health: self.health.clone(),
             store: OnceLock::new(),
             heard: self.heard.clone(),
-            seen: self.seen.clone(),
+            gossip: OnceLock::new(),
             counters: self.counters.clone(),
         });
         let slot = DataSlot::default();

@@ -54,6 +54,13 @@ pub enum Event {
     },
     /// It serves clients.
     Ready,
+    /// It holds another node to be up, or down.
+    Peer {
+        /// The other's name.
+        name: String,
+        /// Whether it is up.
+        up: bool,
+    },
 }
 
 /// The parts of a node.

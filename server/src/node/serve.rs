@@ -23,6 +23,7 @@ use super::{
 use crate::{
     bootstrap::Decree,
     data::{DataParts, DataPath},
+    gossip::{self, GossipParts, Gossiper},
     grpc::{
         KvParts,
         admin::{AdminParts, admin_service},
@@ -32,7 +33,7 @@ use crate::{
     },
     limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
-    peer::{DataSlot, Links, service},
+    peer::{DataSlot, Fences, Links, service},
     view::{View, Views},
 };
 
@@ -138,7 +139,6 @@ impl Node {
         let asker = Arc::new(Asker::new(
             &decree.layout,
             roster.clone(),
-            self.seen.clone(),
             self.net(),
             self.config.connect_timeout,
         ));
@@ -149,6 +149,8 @@ impl Node {
         let view = View::new(decree.cluster, decree.layout.clone(), me, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
 
+        let gossip = self.gossip(&base, &views);
+        tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
         let data = self.data_path(&base, &views);
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
@@ -158,6 +160,7 @@ impl Node {
             views: views.clone(),
             asker: asker.clone(),
             greeter: base.greeter.clone(),
+            gossip,
             timeout: self.config.status_timeout,
         };
         let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
@@ -185,6 +188,34 @@ impl Node {
         })
     }
 
+    /// From here on this node answers gossip.
+    fn gossip(&self, base: &Base, views: &Views) -> Arc<Gossiper> {
+        let me = base.greeter.roster.me();
+        let durable = base.store.durable();
+        let initial = self.config.initial.iter().map(|m| m.peer.to_string());
+        let mut seeds: Vec<String> = self.config.seeds.iter().map(ToString::to_string).collect();
+        seeds.extend(initial.filter(|addr| *addr != me.peer_addr));
+        let gossip = Gossiper::new(GossipParts {
+            clock: self.parts.clock.clone(),
+            views: views.clone(),
+            fences: Fences::new(views.clone(), me.store_id, durable.clone()),
+            heard: self.heard.clone(),
+            durable,
+            net: self.net().clone(),
+            connect_timeout: self.config.connect_timeout,
+            me: me.clone(),
+            seeds,
+            routes: self.routes.clone(),
+            counters: self.counters.clone(),
+            events: self.parts.events.clone(),
+            seed: start::chance(self.parts.seed, purpose::GOSSIP).random(),
+        });
+        // Set once: a node comes here once.
+        let _ = base.greeter.gossip.set(gossip.clone());
+        self.metrics.add_families(gossip::figures(&gossip));
+        gossip
+    }
+
     fn data_path(&self, base: &Base, views: &Views) -> DataPath {
         let seed = self.parts.seed;
         let data = DataPath::start(DataParts {
@@ -193,6 +224,7 @@ impl Node {
             store: base.store.clone(),
             store_id: base.greeter.roster.store_id(),
             heard: self.heard.clone(),
+            routes: self.routes.clone(),
             net: self.net().clone(),
             pool: base.driven.pool(),
             limits: self.config.limits(),

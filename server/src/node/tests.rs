@@ -143,6 +143,7 @@ impl Run {
             match event.expect("no hang") {
                 Some(Event::Member { returning, .. }) => was_member = Some(returning),
                 Some(Event::Ready) => return was_member.expect("a member before it is ready"),
+                Some(Event::Peer { .. }) => {}
                 None => panic!("{} ended: {:?}", self.name, (&mut self.node).await),
             }
         }

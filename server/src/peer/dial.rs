@@ -48,14 +48,13 @@ type Replies = tonic::Streaming<peer::Replies>;
 /// Connects and opens the stream of a lane; nothing is queued on it yet.
 async fn connect(links: &Links, link: &Link, lane: usize) -> Result<Replies, String> {
     let parts = &links.parts;
-    let Some(addr) = parts
-        .views
-        .current()
-        .member(&link.name)
-        .map(|m| m.peer_addr.clone())
-    else {
+    let view = parts.views.current();
+    let Some(member) = view.member(&link.name) else {
         return Err("no member of the layout".to_owned());
     };
+    // It may have moved since the layout listed it.
+    let addr = parts.routes.peer_addr(member.store_id);
+    let addr = addr.unwrap_or_else(|| member.peer_addr.clone());
     let limit = parts.limits.peer_connect_timeout;
     let attempt = async {
         let channel = connect_channel(&parts.net, &addr, limit)

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     counters::{Counters, add},
+    gossip::Routes,
     limits::{Limits, PEER_LARGE_BYTES, PEER_MESSAGE_BYTES_MAX},
     net::Net,
     view::Views,
@@ -47,6 +48,8 @@ pub struct LinkParts {
     pub fences: Fences,
     /// What is learned from fences that come.
     pub heard: Arc<Heard>,
+    /// Where nodes are now.
+    pub routes: Arc<Routes>,
     /// Opens connections.
     pub net: Arc<dyn Net>,
     /// Limits.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits::{PEER_MESSAGE_BYTES_MAX, SCAN_BYTES_MAX, SCAN_KEYS_MAX};
 
-/// The part of the peer service that is no data path: bootstrap and status.
+/// The part of the peer service that is no data path: bootstrap, status, gossip.
 #[tonic::async_trait]
 pub trait Membership: Send + Sync + 'static {
     /// Tells who this node is, and what it heard of the asker.
@@ -24,6 +24,9 @@ pub trait Membership: Send + Sync + 'static {
 
     /// Accepts the decree of epoch 1, durably.
     async fn accept(&self, request: peer::AcceptRequest) -> Result<peer::AcceptResponse, Status>;
+
+    /// Answers one message of an exchange of gossip.
+    async fn gossip(&self, message: peer::GossipMessage) -> Result<peer::GossipMessage, Status>;
 }
 
 /// Holds the data path once the node is a member; empty before.
@@ -73,6 +76,16 @@ impl Peer for PeerService {
     ) -> Result<Response<peer::AcceptResponse>, Status> {
         self.membership
             .accept(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn gossip(
+        &self,
+        request: Request<peer::GossipMessage>,
+    ) -> Result<Response<peer::GossipMessage>, Status> {
+        self.membership
+            .gossip(request.into_inner())
             .await
             .map(Response::new)
     }

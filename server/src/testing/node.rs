@@ -117,6 +117,10 @@ impl Membership for NoMembership {
     async fn accept(&self, _: peer::AcceptRequest) -> Result<peer::AcceptResponse, Status> {
         Err(Status::unimplemented("not under test"))
     }
+
+    async fn gossip(&self, _: peer::GossipMessage) -> Result<peer::GossipMessage, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
 }
 
 /// One node under test.
@@ -163,6 +167,7 @@ impl Node {
             store: opened.store.clone(),
             store_id: member.store_id,
             heard: Arc::new(Heard::default()),
+            routes: Arc::default(),
             net: Arc::new(net.clone()),
             pool: Arc::clone(&pool) as Arc<dyn EnginePool>,
             limits,
