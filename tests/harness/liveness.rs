@@ -57,7 +57,7 @@ fn a_killed_node_is_seen_down_by_all_and_up_again_when_it_is_back() {
     steps(&mut sim, 10_000, || false);
     assert!(all_up(&nodes), "nobody is down while nothing happens");
     for killed in [&nodes[3], &nodes[0]] {
-        killed.medium.kill();
+        killed.medium.kill(7);
         sim.crash(killed.name.as_str());
         killed.forget();
         let took = steps(&mut sim, 60_000, || {
@@ -66,7 +66,7 @@ fn a_killed_node_is_seen_down_by_all_and_up_again_when_it_is_back() {
         assert!(took.is_some_and(|ms| ms <= NOTICED_WITHIN_MS), "{took:?}");
         let living: Vec<_> = others(&nodes, killed).cloned().collect();
         assert!(all_up(&living), "and nobody else");
-        killed.medium.kill();
+        killed.medium.kill(7);
         sim.bounce(killed.name.as_str());
         steps(&mut sim, START_MS_MAX, || all_up(&nodes)).expect("back, and seen");
         steps(&mut sim, 10_000, || false);

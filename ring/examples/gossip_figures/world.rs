@@ -103,6 +103,8 @@ pub struct World {
     settings: Settings,
     now_ms: u64,
     sites: Vec<Site>,
+    /// The members of the layout that all have; none among strangers.
+    layout: Vec<Member>,
     places: BTreeMap<StoreId, usize>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     due: BTreeMap<u64, Due>,
@@ -121,6 +123,7 @@ impl World {
             settings: Settings::default(),
             now_ms: 0,
             sites: Vec::new(),
+            layout: Vec::new(),
             places: BTreeMap::new(),
             queue: BinaryHeap::new(),
             due: BTreeMap::new(),
@@ -138,29 +141,46 @@ impl World {
                 addr: addr(number),
             });
             world.start(number);
-            if weather.pause_every_ms > 0 {
-                let first = world.draw(2 * weather.pause_every_ms);
-                world.schedule(first, number, What::Pause);
+        }
+        world.stir();
+        world
+    }
+
+    /// From now on nodes stall, if that is the weather. To be called once after it became so.
+    pub fn stir(&mut self) {
+        if self.weather.pause_every_ms > 0 {
+            for site in 0..self.sites.len() {
+                let first = self.now_ms + self.draw(2 * self.weather.pause_every_ms);
+                self.schedule(first, site, What::Pause);
             }
         }
-        world
     }
 
     /// A world of `count` nodes that are members of one layout, and have heard of each other.
     pub fn members(count: usize, weather: Weather, seed: u64) -> World {
         let mut world = World::strangers(count, weather, seed);
-        let members: Vec<Member> = (0..count).map(|site| world.member(site)).collect();
-        for site in &mut world.sites {
+        let settled = world.run_until(120_000, World::all_know_all);
+        assert!(
+            settled.is_some(),
+            "strangers with one seed hear of each other"
+        );
+        world.enlist();
+        world
+    }
+
+    /// Lists all nodes in one layout, and forgets what was counted so far.
+    pub fn enlist(&mut self) {
+        self.layout = (0..self.sites.len())
+            .map(|site| self.member(site))
+            .collect();
+        for site in &mut self.sites {
             if let Some(gossip) = &mut site.gossip {
-                gossip.follow(0, &members);
+                gossip.follow(self.now_ms, &self.layout);
             }
         }
-        let settled = world.run_until(120_000, World::all_know_all);
-        assert!(settled.is_some(), "members that hear of each other");
-        world.verdicts.clear();
-        world.bytes = 0;
-        world.messages = 0;
-        world
+        self.verdicts.clear();
+        self.bytes = 0;
+        self.messages = 0;
     }
 
     fn draw(&mut self, below: u64) -> u64 {
@@ -210,6 +230,7 @@ impl World {
         let seed = self.draw(u64::MAX);
         let life = self.sites[site].life + 1;
         let mut gossip = Gossip::new(member.store_id, generation, self.settings, seed);
+        gossip.follow(self.now_ms, &self.layout);
         let listing = Value::Listing(Arc::new(member));
         gossip.set(Topic::LISTING, listing).expect("small");
         self.sites[site].gossip = Some(gossip);
@@ -239,14 +260,14 @@ impl World {
         self.run_until(ms, |_| false);
     }
 
-    /// Runs until `ended` holds, looked at every 10 ms, and at most for so long. Returns how long it took.
+    /// Runs until `ended` holds, and at most for so long. Returns how long it took, to 10 ms, or to 100 ms in a large world.
     pub fn run_until(&mut self, ms: u64, mut ended: impl FnMut(&World) -> bool) -> Option<u64> {
         let begin = self.now_ms;
         while self.now_ms < begin + ms {
             if ended(self) {
                 return Some(self.now_ms - begin);
             }
-            let until = self.now_ms + 10;
+            let until = self.now_ms + if self.sites.len() > 100 { 100 } else { 10 };
             while let Some(&Reverse((at_ms, id))) = self.queue.peek() {
                 if at_ms > until {
                     break;
