@@ -26,6 +26,8 @@ pub enum Kind {
     ConditionFailed,
     /// The node was not the one to ask (`STALE_EPOCH`, `NOT_SYNCED`).
     Misrouted,
+    /// A change of the layout was planned for another layout, or another change won (`STALE_PLAN`, `CHANGE_LOST`).
+    ChangeRefused,
     /// The endpoints belong to another cluster.
     WrongCluster,
     /// A queue is full, here or at the node.
@@ -88,6 +90,7 @@ impl Error {
             Kind::DiskFull | Kind::TooManySiblings => self.retry_after().is_some(),
             Kind::ConditionFailed
             | Kind::WrongCluster
+            | Kind::ChangeRefused
             | Kind::InvalidArgument
             | Kind::Unauthenticated
             | Kind::PermissionDenied
@@ -285,6 +288,7 @@ fn kind_of(reason: Reason) -> Kind {
         Reason::ConditionFailed => Kind::ConditionFailed,
         Reason::StaleEpoch | Reason::NotSynced => Kind::Misrouted,
         Reason::WrongCluster => Kind::WrongCluster,
+        Reason::StalePlan | Reason::ChangeLost => Kind::ChangeRefused,
         Reason::Overloaded => Kind::Overloaded,
         Reason::RateLimited => Kind::RateLimited,
         Reason::DiskFull => Kind::DiskFull,

@@ -101,6 +101,7 @@ pub use self::{
     read::{Deleted, Evidence, Read, Sibling, Siblings, Written},
     verbs::{
         BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo,
-        Location, MemberInfo, Mutation, NodeStatus, Put, ReadModifyWrite, ResumeToken, Scan,
+        LayoutPlan, Layouts, Location, MemberInfo, Mutation, NodeStatus, PlannedMember, Put,
+        ReadModifyWrite, ResumeToken, Scan,
     },
 };

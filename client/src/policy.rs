@@ -68,6 +68,7 @@ pub(crate) fn decide(error: &Error, attempt: u32, left: Duration, chance: f64) -
         // A passed deadline leaves no time; the others cannot succeed as they stand.
         Kind::Timeout
         | Kind::ConditionFailed
+        | Kind::ChangeRefused
         | Kind::InvalidArgument
         | Kind::Unauthenticated
         | Kind::PermissionDenied
@@ -125,6 +126,8 @@ mod tests {
             row(R::ConditionFailed, Kind::ConditionFailed, false, NEVER),
             row(R::StaleEpoch, Kind::Misrouted, false, ALWAYS),
             row(R::NotSynced, Kind::Misrouted, false, ALWAYS),
+            row(R::StalePlan, Kind::ChangeRefused, false, NEVER),
+            row(R::ChangeLost, Kind::ChangeRefused, false, NEVER),
             row(R::WrongCluster, Kind::WrongCluster, false, WHERE_NAMED),
             row(R::Overloaded, Kind::Overloaded, false, AS_HINTED),
             row(R::RateLimited, Kind::RateLimited, false, AS_HINTED),

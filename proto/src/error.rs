@@ -58,6 +58,10 @@ reasons! {
     StaleEpoch "STALE_EPOCH" FailedPrecondition;
     /// No copy that this node can reach holds all that it should.
     NotSynced "NOT_SYNCED" FailedPrecondition;
+    /// The plan to be committed is not the plan of these changes on the newest layout: nothing changed.
+    StalePlan "STALE_PLAN" FailedPrecondition;
+    /// Another change was decided first: this one did not happen.
+    ChangeLost "CHANGE_LOST" Aborted;
     /// The message belongs to another cluster.
     WrongCluster "WRONG_CLUSTER" FailedPrecondition;
     /// A queue or table is full: nothing was attempted.

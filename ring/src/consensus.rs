@@ -7,6 +7,9 @@
 //! - effects are done in their order: what a promise, an acceptance or a ballot rests on is durable *before* it is told;
 //! - a proposer never uses a ballot twice, not even after a restart ([`Act::KeepRound`]).
 //!
+//! A node votes with the store's [`Promises`] under one lock, in one durable write, and hands a decided decree to
+//! [`crate::History::adopt`]. A proposer whose [`Act::Decided`] is not its own value tells its operator that another won.
+//!
 //! Left out on purpose: time (when to try again), chance, messages, and what the value means. The value is a type
 //! parameter; whether a decree may follow the newest one is judged ([`crate::History::judge`]) before it is voted for.
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod core;
+pub mod council;
 pub mod counters;
 pub mod data;
 pub mod gossip;

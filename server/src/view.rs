@@ -64,6 +64,23 @@ impl View {
         })
     }
 
+    /// The same by another state of the layout; what is unsynced stays, by name.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn with_layout(&self, layout: &Layout) -> Result<View, ViewError> {
+        let members = self.layout.members().iter().zip(&self.unsynced);
+        let unsynced = members
+            .map(|(member, unsynced)| (member.name.clone(), unsynced.clone()))
+            .collect();
+        View::new(
+            self.cluster,
+            layout.clone(),
+            &self.my_member().name,
+            &unsynced,
+        )
+    }
+
     /// The cluster's id.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
@@ -146,6 +163,17 @@ impl Views {
     /// Makes `view` the current one.
     pub fn replace(&self, view: View) {
         self.0.send_replace(Arc::new(view));
+    }
+
+    /// Replaces the current view by what `change` makes of it, if anything; nobody else does meanwhile.
+    pub fn update(&self, change: impl FnOnce(&View) -> Option<View>) {
+        self.0.send_if_modified(|view| match change(view) {
+            Some(new) => {
+                *view = Arc::new(new);
+                true
+            }
+            None => false,
+        });
     }
 
     /// Told of every replacement.

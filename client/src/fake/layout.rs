@@ -95,4 +95,40 @@ impl Admin for FakeNode {
             moving: 0,
         }))
     }
+
+    async fn show_layout(
+        &self,
+        _: Request<v1::ShowLayoutRequest>,
+    ) -> Result<Response<v1::ShowLayoutResponse>, Status> {
+        Err(Status::unimplemented(
+            "the fake has a layout that never changes",
+        ))
+    }
+
+    async fn describe_node(
+        &self,
+        _: Request<v1::DescribeNodeRequest>,
+    ) -> Result<Response<v1::DescribeNodeResponse>, Status> {
+        Err(Status::unimplemented(
+            "the fake has a layout that never changes",
+        ))
+    }
+
+    async fn plan_layout(
+        &self,
+        _: Request<v1::PlanLayoutRequest>,
+    ) -> Result<Response<v1::PlanLayoutResponse>, Status> {
+        Err(Status::unimplemented(
+            "the fake has a layout that never changes",
+        ))
+    }
+
+    async fn commit_layout(
+        &self,
+        _: Request<v1::CommitLayoutRequest>,
+    ) -> Result<Response<v1::CommitLayoutResponse>, Status> {
+        Err(Status::unimplemented(
+            "the fake has a layout that never changes",
+        ))
+    }
 }

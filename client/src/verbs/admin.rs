@@ -171,7 +171,10 @@ impl Client {
     }
 
     /// Asks with the deadline of the client's calls.
-    async fn ask<T, F>(&self, question: impl Fn(Channel, Attempt) -> F) -> Result<T, Error>
+    pub(super) async fn ask<T, F>(
+        &self,
+        question: impl Fn(Channel, Attempt) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

@@ -4,6 +4,7 @@ mod admin;
 mod batch;
 mod delete;
 mod get;
+mod layout;
 mod modify;
 mod put;
 mod scan;
@@ -13,6 +14,7 @@ pub use self::{
     batch::{BatchGet, BatchWrite, Mutation},
     delete::Delete,
     get::Get,
+    layout::{LayoutPlan, Layouts, PlannedMember},
     modify::{Change, Current, ReadModifyWrite},
     put::Put,
     scan::{Entry, ResumeToken, Scan},

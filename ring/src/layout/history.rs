@@ -12,6 +12,30 @@
 //! - a is retired, by decree, when all members of both have flipped: nobody reads from a any more.
 //!
 //! A tracker only ever permits, and only grows, so late gossip delays a step and makes none wrong.
+//!
+//! # How a node is to use it
+//!
+//! One `History` per node, replaced under one lock together with what is durable ([`crate::consensus::Promises`]).
+//!
+//! - **A decree comes** (decided here, told, or fetched from whoever gossips a higher epoch): make it durable, [`History::adopt`]
+//!   it, then make the view of requests anew, then act by [`History::step`]. Fences carry [`History::epoch`].
+//! - **Trackers come** by gossip: [`History::hear`], then `step` again. An own tracker is durable first, then heard by the
+//!   own history, then gossiped.
+//! - **A put** is counted W in each of [`History::written`], with the decree of its start; the coordinator's own copy obeys
+//!   the next rule, too.
+//! - **A replica's store** checks under the shard lock, where the object is applied: not [`History::refuses_write`] of the
+//!   fence's epoch, and an owner by one of [`History::takes_writes_by`]. Else `STALE_EPOCH`, and nothing is stored. The node
+//!   that is told a newer epoch fetches the decree; one definite refusal is answered by sending again, counted anew.
+//! - **A strict read** is counted within [`History::read_layout`] of the coordinator, taken once at its start. A replica
+//!   answers as countable if it is synced and an owner by one of [`History::answers_reads_by`]; else `NOT_SYNCED`.
+//! - **[`Step::Acknowledge`]**: erase the acquired partitions through the log, mark them unsynced, let every write begun by
+//!   the older view end or be checked again, and only then raise `ack`. **[`Step::Merge`]**: per acquired partition ask
+//!   [`History::sources`]; stream from one, compare with all the others, mark it synced; when all are, raise `merged`.
+//!   [`Sources::Lost`] is shown to the operator. **[`Step::Flip`]**: raise `flipped`. **[`Step::Retire`]**: propose the
+//!   decree, after a jitter; losing to an equal one is success. A partition that no live layout gives the node is erased
+//!   after the retirement, and its reads are refused from then on.
+//! - **Clients** are told [`History::client_layout`] and the newest epoch. A message of a store that the newest decree
+//!   does not list, or excuses, is refused, unless its epoch is higher: then the decree is fetched first.
 
 use std::{collections::BTreeMap, sync::Arc};
 

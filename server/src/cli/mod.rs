@@ -13,6 +13,7 @@ pub mod get;
 pub mod help;
 pub mod import;
 pub mod key;
+pub mod layout;
 pub mod out;
 pub mod probe;
 mod process;
@@ -78,6 +79,8 @@ pub enum Command {
     Where(whereis::Where),
     /// Print the state of the cluster
     Status(status::Status),
+    /// Print the layout, and change it: stage, plan, commit
+    Layout(layout::Layout),
     /// Measure operations a second and latencies
     Bench(bench::Bench),
     /// Ask a node whether it lives or is ready; for health checks
@@ -116,6 +119,7 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Command::Export(export) => export::run(export, cli, out),
         Command::Where(args) => whereis::run(args, cli, out),
         Command::Status(status) => status::run(status, cli, out),
+        Command::Layout(layout) => layout::run(layout, cli, out),
         Command::Bench(bench) => bench::run(bench, cli, out),
         Command::Probe(probe) => probe::run(probe, out),
         Command::Help(help) => help::run(help, out),

@@ -16,9 +16,12 @@ use ringfort_ring::{
 };
 use tonic::{Request, Response, Status};
 
+use super::layout;
 use crate::{
     coordinator::DEFAULT_NAMESPACE,
+    council::Council,
     gossip::Gossiper,
+    net::Net,
     node::{Answers, Asker, Greeter},
     view::{View, Views},
 };
@@ -37,6 +40,10 @@ pub struct AdminParts {
     pub greeter: Arc<Greeter>,
     /// Knows who is down.
     pub gossip: Arc<Gossiper>,
+    /// Decides layouts, with the others.
+    pub council: Arc<Council>,
+    /// How nodes are reached that are no members.
+    pub net: Arc<dyn Net>,
     /// How long each member may take to answer.
     pub timeout: Duration,
 }
@@ -70,6 +77,44 @@ impl Admin for AdminService {
         let view = self.parts.views.current();
         let health = |store: StoreId| self.parts.gossip.health(store);
         Ok(Response::new(status(&view, &me, &answers, health)))
+    }
+
+    async fn show_layout(
+        &self,
+        _: Request<v1::ShowLayoutRequest>,
+    ) -> Result<Response<v1::ShowLayoutResponse>, Status> {
+        Ok(Response::new(layout::show(&self.parts)))
+    }
+
+    async fn describe_node(
+        &self,
+        request: Request<v1::DescribeNodeRequest>,
+    ) -> Result<Response<v1::DescribeNodeResponse>, Status> {
+        let addr = request.into_inner().peer_addr;
+        layout::describe(&self.parts, &addr)
+            .await
+            .map(Response::new)
+    }
+
+    async fn plan_layout(
+        &self,
+        request: Request<v1::PlanLayoutRequest>,
+    ) -> Result<Response<v1::PlanLayoutResponse>, Status> {
+        let plan = layout::planned(&self.parts, request.get_ref())?;
+        Ok(Response::new(plan))
+    }
+
+    async fn commit_layout(
+        &self,
+        request: Request<v1::CommitLayoutRequest>,
+    ) -> Result<Response<v1::CommitLayoutResponse>, Status> {
+        // A change whose operator went away is decided all the same, or not at all: never half told.
+        let parts = self.parts.clone();
+        let commit = tokio::spawn(async move { layout::commit(&parts, request.get_ref()).await });
+        let committed = commit
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(committed?))
     }
 }
 

@@ -4,6 +4,7 @@ pub mod admin;
 mod cursor;
 mod deadline;
 mod kv;
+mod layout;
 mod scan;
 mod session;
 pub mod standard;

@@ -1,6 +1,10 @@
 //! Asks the other members how they are: at the start, now and then, and for `status`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::join_all};
 use ringfort_proto::{
@@ -22,7 +26,15 @@ pub type Answers = BTreeMap<NodeName, Option<HelloResponse>>;
 /// Connections of their own for questions, so that they are answered when the data path is busy or broken.
 pub struct Asker {
     roster: Arc<Roster>,
-    clients: BTreeMap<NodeName, PeerClient<Channel>>,
+    net: Arc<dyn Net>,
+    connect_timeout: Duration,
+    members: Mutex<BTreeMap<NodeName, Reached>>,
+}
+
+/// How a member is reached.
+struct Reached {
+    addr: String,
+    client: PeerClient<Channel>,
 }
 
 impl Asker {
@@ -33,27 +45,47 @@ impl Asker {
         net: &Arc<dyn Net>,
         connect_timeout: Duration,
     ) -> Self {
-        let others = layout
-            .members()
-            .iter()
-            .filter(|m| m.name != roster.me().name);
-        let clients = others
-            .map(|member| {
-                let channel = channel(net, &member.peer_addr, connect_timeout);
-                let client =
-                    PeerClient::new(channel).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
-                (member.name.clone(), client)
-            })
-            .collect();
-        Asker { roster, clients }
+        let asker = Asker {
+            roster,
+            net: Arc::clone(net),
+            connect_timeout,
+            members: Mutex::default(),
+        };
+        asker.follow(layout);
+        asker
+    }
+
+    /// Asks the members of `layout` from now on; those that stay where they are keep their connections.
+    pub fn follow(&self, layout: &Layout) {
+        let me = &self.roster.me().name;
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|name, reached| {
+            let listed = layout.member(name);
+            listed.is_some_and(|member| member.peer_addr == reached.addr)
+        });
+        for member in layout.members().iter().filter(|member| member.name != *me) {
+            members.entry(member.name.clone()).or_insert_with(|| {
+                let channel = channel(&self.net, &member.peer_addr, self.connect_timeout);
+                let client = PeerClient::new(channel);
+                Reached {
+                    addr: member.peer_addr.clone(),
+                    client: client.max_decoding_message_size(PEER_MESSAGE_BYTES_MAX),
+                }
+            });
+        }
     }
 
     /// Asks all side by side, and waits for none longer than `timeout`.
     pub async fn ask(&self, timeout: Duration) -> Answers {
         let request = self.roster.hello_request();
-        let questions = self.clients.iter().map(|(name, client)| {
-            one(name.clone(), client.clone(), request.clone(), timeout).boxed()
-        });
+        let questions: Vec<_> = {
+            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            let question = |(name, reached): (&NodeName, &Reached)| {
+                let (name, client) = (name.clone(), reached.client.clone());
+                one(name, client, request.clone(), timeout).boxed()
+            };
+            members.iter().map(question).collect()
+        };
         join_all(questions).await.into_iter().collect()
     }
 }

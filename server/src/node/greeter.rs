@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::{
     bootstrap::Roster,
+    council::Council,
     counters::{Counters, add},
     gossip::Gossiper,
     health::{Health, Phase},
@@ -23,6 +24,8 @@ pub struct Greeter {
     pub health: Arc<Health>,
     /// Its store, once that is open.
     pub store: OnceLock<Store>,
+    /// Its voice in deciding the layout, once it is a member and serves.
+    pub council: OnceLock<Arc<Council>>,
     /// What it heard of others' logs.
     pub heard: Arc<Heard>,
     /// Its gossip, once it is a member that has recovered.
@@ -36,6 +39,10 @@ impl Greeter {
     pub fn about_me(&self) -> peer::HelloResponse {
         let mut response = self.roster.hello();
         response.draining = self.health.phase() == Phase::Draining;
+        response.epoch = self
+            .council
+            .get()
+            .map_or(0, |council| council.newest().epoch().0);
         if let Some(store) = self.store.get() {
             let stats = store.stats();
             response.durable_sequence = stats.durable_sequence;
@@ -43,6 +50,12 @@ impl Greeter {
             response.unsynced = store.unsynced();
         }
         response
+    }
+
+    fn council(&self) -> Result<&Arc<Council>, Status> {
+        let words = "this node takes no part in deciding the layout yet";
+        let failure = || Failure::new(Reason::QuorumUnavailable, words);
+        self.council.get().ok_or_else(|| failure().into())
     }
 
     /// Refuses who belongs to another cluster; 0 belongs to none yet.
@@ -80,5 +93,18 @@ impl Membership for Greeter {
             Some(gossip) => gossip.answer(message),
             None => Err(Status::unavailable("this node does not gossip yet")),
         }
+    }
+
+    async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteResponse, Status> {
+        self.fence(request.cluster_id)?;
+        Ok(self.council()?.answer_vote(request)?)
+    }
+
+    async fn decrees(
+        &self,
+        request: peer::DecreesRequest,
+    ) -> Result<peer::DecreesResponse, Status> {
+        self.fence(request.cluster_id)?;
+        Ok(self.council()?.answer_decrees(&request)?)
     }
 }

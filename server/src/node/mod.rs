@@ -173,6 +173,7 @@ impl Node {
             roster: roster.clone(),
             health: self.health.clone(),
             store: OnceLock::new(),
+            council: OnceLock::new(),
             heard: self.heard.clone(),
             gossip: OnceLock::new(),
             counters: self.counters.clone(),
@@ -182,7 +183,8 @@ impl Node {
         let store_and_driver;
         let decree = if returning {
             let decree = member_decree(&roster)?;
-            start::check_listing(&decree, roster.me())?;
+            let layout = home.layout.as_ref().unwrap_or(&decree.layout);
+            start::check_listing(decree.cluster, layout, roster.me())?;
             // The store takes lock and identity itself.
             roster.close_ledger();
             drop(home);

@@ -7,9 +7,13 @@ use std::{sync::Arc, time::Duration};
 use prometheus_client::registry::Unit;
 use ringfort_storage::{Store, disk::Disk};
 
-use super::{ask::Asker, start};
+use super::{
+    ask::{Answers, Asker},
+    start,
+};
 use crate::{
     coordinator::Coordinator,
+    council::Council,
     metrics::{Gauge, Probe},
     peer::{Heard, Links},
     view::{View, Views},
@@ -23,6 +27,7 @@ const JITTER_MS: u64 = 250;
 /// What the refresh needs.
 pub(super) struct Parts {
     pub asker: Arc<Asker>,
+    pub council: Arc<Council>,
     pub views: Views,
     pub store: Store,
     pub heard: Arc<Heard>,
@@ -83,8 +88,9 @@ pub(super) async fn run(parts: Parts) {
             changed |= now != known;
         }
         if changed {
-            replace(&parts.views, &view, &unsynced);
+            replace(&parts.views, &unsynced);
         }
+        catch_up(&parts.council, &answers).await;
         for (store_id, sequence) in parts.heard.all() {
             parts.store.hear(store_id.0, sequence);
         }
@@ -115,11 +121,31 @@ type Unsynced = std::collections::BTreeMap<
     std::collections::BTreeSet<ringfort_ring::PartitionId>,
 >;
 
-fn replace(views: &Views, view: &View, unsynced: &Unsynced) {
-    let me = &view.my_member().name;
-    match View::new(view.cluster(), view.layout().clone(), me, unsynced) {
-        Ok(view) => views.replace(view),
-        Err(error) => tracing::error!(%error, "a view that was fine is none any more: a bug"),
+fn replace(views: &Views, unsynced: &Unsynced) {
+    // The layout may have been amended since: it is the present one that stays.
+    views.update(|view| {
+        let me = &view.my_member().name;
+        View::new(view.cluster(), view.layout().clone(), me, unsynced)
+            .inspect_err(|error| {
+                tracing::error!(%error, "a view that was fine is none any more: a bug");
+            })
+            .ok()
+    });
+}
+
+/// Takes over the newest decree of a member that knows a newer one.
+pub(super) async fn catch_up(council: &Council, answers: &Answers) {
+    let newest = council.newest();
+    let ahead = answers
+        .iter()
+        .filter_map(|(name, answer)| Some((name, answer.as_ref()?.epoch)))
+        .filter(|(_, epoch)| *epoch > newest.epoch().0)
+        .max_by_key(|(_, epoch)| *epoch);
+    let Some(member) = ahead.and_then(|(name, _)| newest.newest().member(name)) else {
+        return;
+    };
+    if let Err(error) = council.exchange(&member.peer_addr).await {
+        tracing::warn!(%error, "a newer layout is not to be had yet");
     }
 }
 

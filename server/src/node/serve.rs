@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     bootstrap::Decree,
+    council,
     data::{DataParts, DataPath},
     gossip::{self, GossipParts, Gossiper},
     grpc::{
@@ -136,18 +137,29 @@ impl Node {
     ) -> Result<Running, Fatal> {
         let roster = base.greeter.roster.clone();
         self.health.doing("asking the members");
+        let council = council::Council::new(council::Parts {
+            cluster: decree.cluster,
+            identity: base.store.identity().clone(),
+            founding: decree.layout.clone(),
+            net: self.net().clone(),
+        });
+        let council = council.map_err(|error| Fatal::Start(error.to_string()))?;
+        let _ = base.greeter.council.set(council.clone());
         let asker = Arc::new(Asker::new(
-            &decree.layout,
+            council.newest().newest(),
             roster.clone(),
             self.net(),
             self.config.connect_timeout,
         ));
         let answers = asker.ask(self.config.hello_timeout).await;
         start::judge_memory(&base.store, &answers)?;
+        refresh::catch_up(&council, &answers).await;
         let me = &roster.me().name;
         let unsynced = start::unsynced(me, &base.store, &answers);
-        let view = View::new(decree.cluster, decree.layout.clone(), me, &unsynced);
+        let newest = council.newest();
+        let view = View::new(decree.cluster, newest.newest().clone(), me, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
+        council.follow(follow(views.clone(), asker.clone()));
 
         let gossip = self.gossip(&base, &views);
         tasks.spawn(gossip.clone().run());
@@ -161,11 +173,14 @@ impl Node {
             asker: asker.clone(),
             greeter: base.greeter.clone(),
             gossip,
+            council: council.clone(),
+            net: self.net().clone(),
             timeout: self.config.status_timeout,
         };
         let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
         tasks.spawn(refresh::run(refresh::Parts {
             asker,
+            council,
             views,
             store: base.store.clone(),
             heard: self.heard.clone(),
@@ -271,6 +286,19 @@ impl Node {
         });
         Ok((stop, has_ended))
     }
+}
+
+/// What a new layout is told to: the view that requests are served by, and who asks the members.
+fn follow(views: Views, asker: Arc<Asker>) -> council::Follow {
+    Box::new(move |layout| {
+        views.update(|view| {
+            let changed = view.layout() != layout;
+            let view = changed.then(|| view.with_layout(layout))?;
+            view.inspect_err(|error| tracing::error!(%error, "a layout that gives no view: a bug"))
+                .ok()
+        });
+        asker.follow(layout);
+    })
 }
 
 /// One attempt to connect to each member; those that have answered are alive, and are waited for.

@@ -9,7 +9,9 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use ringfort_ring::{Member, NodeName, PartitionId, PlacementId, StoreId, tokens_for_capacity};
+use ringfort_ring::{
+    ClusterId, Layout, Member, NodeName, PartitionId, PlacementId, StoreId, tokens_for_capacity,
+};
 use ringfort_storage::{
     Store,
     disk::Disk,
@@ -19,8 +21,9 @@ use ringfort_storage::{
 
 use super::{ask::Answers, parts::Fatal};
 use crate::{
-    bootstrap::{Decree, Founder, IdentityLedger, Roster, initial_hash, standing_of},
+    bootstrap::{Founder, IdentityLedger, Roster, Standing, initial_hash, standing_of},
     config::{Config, HostPort},
+    council::promises_of,
 };
 
 /// A directory that is held, and what it says of itself. Dropping it gives the lock back.
@@ -29,6 +32,8 @@ pub struct Home {
     pub roster: Arc<Roster>,
     /// Whether the directory belonged to a cluster before.
     pub returning: bool,
+    /// The newest layout that the store knows, if it is a member.
+    pub layout: Option<Layout>,
     _lock: ringfort_storage::disk::DirectoryLock,
 }
 
@@ -52,11 +57,18 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Resul
     let standing = standing_of(&current)
         .map_err(|error| Fatal::Start(format!("{} holds {error}", config.data_dir.display())))?;
     let me = me(config, StoreId(current.store_id))?;
-    let returning = matches!(standing, crate::bootstrap::Standing::Member(_));
+    let layout = match &standing {
+        Standing::Member(decree) => {
+            let promises = promises_of(&current, &decree.layout).map_err(|e| fail(&e))?;
+            Some(promises.decree.newest().clone())
+        }
+        _ => None,
+    };
     let ledger = Box::new(IdentityLedger(Arc::new(identity)));
     Ok(Home {
         roster: Roster::new(me, initial_hash(&config.initial), standing, ledger),
-        returning,
+        returning: layout.is_some(),
+        layout,
         _lock: lock,
     })
 }
@@ -102,17 +114,17 @@ pub fn founder(config: &Config, roster: &Roster) -> Founder {
 }
 
 /// Whether this node is what the layout lists; what differs would need a layout change.
-pub fn check_listing(decree: &Decree, me: &Member) -> Result<(), Fatal> {
-    let Some(listed) = decree.layout.member(&me.name) else {
+pub fn check_listing(cluster: ClusterId, layout: &Layout, me: &Member) -> Result<(), Fatal> {
+    let Some(listed) = layout.member(&me.name) else {
         return Err(Fatal::Start(format!(
             "cluster {} does not list {}",
-            decree.cluster, me.name
+            cluster, me.name
         )));
     };
     if listed.store_id != me.store_id {
         return Err(Fatal::Start(format!(
             "cluster {} lists the store {} for {}, and this directory is the store {}",
-            decree.cluster, listed.store_id, me.name, me.store_id
+            cluster, listed.store_id, me.name, me.store_id
         )));
     }
     for (what, listed, mine) in [
@@ -122,7 +134,7 @@ pub fn check_listing(decree: &Decree, me: &Member) -> Result<(), Fatal> {
         if listed != mine {
             return Err(Fatal::Start(format!(
                 "the layout sends {what} of {} to {listed}, and this node advertises {mine}: start it with the address \
-                 that it had (moving a node is a layout change, which this version does not have)",
+                 that it had, and move it with `ringfort layout set`",
                 me.name
             )));
         }

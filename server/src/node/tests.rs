@@ -1,5 +1,7 @@
 //! Whole nodes in one process: real gRPC over connections in memory, real files, an engine in memory.
 
+mod layout;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -106,6 +108,10 @@ fn config(name: &str, initial: &[&str]) -> Config {
 }
 
 fn start(net: &MemNet, home: &Home, name: &'static str, initial: &[&str], seed: u64) -> Run {
+    start_with(net, home, name, config(name, initial), seed)
+}
+
+fn start_with(net: &MemNet, home: &Home, name: &'static str, config: Config, seed: u64) -> Run {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(home.dir.path()).expect("ours"));
     let (stop, stopped) = oneshot::channel();
     let (tell, events) = mpsc::unbounded_channel();
@@ -120,7 +126,7 @@ fn start(net: &MemNet, home: &Home, name: &'static str, initial: &[&str], seed: 
         engine_panics,
         events: Arc::new(move |event| drop(tell.send(event))),
     };
-    let node = tokio::spawn(run(config(name, initial), parts, async {
+    let node = tokio::spawn(run(config, parts, async {
         let _ = stopped.await;
     }));
     Run {
@@ -160,7 +166,7 @@ impl Run {
         let ended = ended.expect("no hang").expect("no panic");
         ended.expect("a clean end");
         // A process would be gone now, and its connections with it.
-        for port in [7400, 7500, 7600] {
+        for port in [7400, 7500, 7501, 7600] {
             self.net.cut(&format!("{}:{port}", self.name));
         }
         let unlocked = async {

@@ -27,6 +27,13 @@ pub trait Membership: Send + Sync + 'static {
 
     /// Answers one message of an exchange of gossip.
     async fn gossip(&self, message: peer::GossipMessage) -> Result<peer::GossipMessage, Status>;
+
+    /// Votes on the next decree.
+    async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteResponse, Status>;
+
+    /// Takes over a newer decree, and tells the newest.
+    async fn decrees(&self, request: peer::DecreesRequest)
+    -> Result<peer::DecreesResponse, Status>;
 }
 
 /// Holds the data path once the node is a member; empty before.
@@ -88,6 +95,22 @@ impl Peer for PeerService {
             .gossip(request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn vote(
+        &self,
+        request: Request<peer::VoteRequest>,
+    ) -> Result<Response<peer::VoteResponse>, Status> {
+        let answer = self.membership.vote(request.into_inner()).await;
+        answer.map(Response::new)
+    }
+
+    async fn decrees(
+        &self,
+        request: Request<peer::DecreesRequest>,
+    ) -> Result<Response<peer::DecreesResponse>, Status> {
+        let answer = self.membership.decrees(request.into_inner()).await;
+        answer.map(Response::new)
     }
 
     type ExchangeStream = ExchangeStream;

@@ -121,6 +121,14 @@ impl Membership for NoMembership {
     async fn gossip(&self, _: peer::GossipMessage) -> Result<peer::GossipMessage, Status> {
         Err(Status::unimplemented("not under test"))
     }
+
+    async fn vote(&self, _: peer::VoteRequest) -> Result<peer::VoteResponse, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
+
+    async fn decrees(&self, _: peer::DecreesRequest) -> Result<peer::DecreesResponse, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
 }
 
 /// One node under test.

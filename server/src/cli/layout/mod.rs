@@ -1,0 +1,236 @@
+//! `ringfort layout`: staged changes of the cluster, shown as a plan, committed by the plan's hash.
+
+mod show;
+mod staged;
+
+use std::path::PathBuf;
+
+use rand::{TryRng, rngs::SysRng};
+use ringfort_client::Client;
+use ringfort_proto::v1;
+use ringfort_ring::{
+    Change, Member, NodeName, PlacementId, PlanHash, StoreId, tokens_for_capacity,
+};
+use serde_json::json;
+
+use self::staged::{Staged, discard};
+use super::{
+    Cli,
+    client::Reach,
+    exit::{CliError, Exit},
+    out::Out,
+    runtime,
+};
+
+/// `ringfort layout`: who is in the cluster, and how that changes.
+#[derive(Debug, clap::Args)]
+pub struct Layout {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+    /// Where staged changes are kept until they are committed
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "RINGFORT_STAGED",
+        default_value = "ringfort-staged.json"
+    )]
+    staged: PathBuf,
+    /// How to reach the nodes.
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// What can be done with the layout.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print the layout, and what is staged
+    Show,
+    /// Stage a new member
+    Add {
+        /// The peer address at which it answers
+        #[arg(value_name = "HOST:PORT")]
+        peer: String,
+    },
+    /// Stage that a member goes; what it owns moves to others
+    Remove {
+        /// The member
+        name: String,
+    },
+    /// Stage that a new machine takes the place of a member
+    Replace {
+        /// Who goes
+        name: String,
+        /// The peer address at which the new one answers
+        #[arg(value_name = "HOST:PORT")]
+        peer: String,
+    },
+    /// Stage another capacity or zone, or other addresses
+    Set(Set),
+    /// Print what the staged changes would do, and the hash to commit them by
+    Plan,
+    /// Have the plan of this hash decided by a majority of the members
+    Commit {
+        /// The hash that `layout plan` printed
+        hash: PlanHash,
+    },
+    /// Discard what is staged
+    Revert,
+}
+
+/// What `layout set` changes.
+#[derive(Debug, clap::Args)]
+struct Set {
+    /// The member
+    name: String,
+    /// Its share, where 1 is usual
+    #[arg(long)]
+    capacity: Option<f64>,
+    /// What fails together with it
+    #[arg(long)]
+    zone: Option<String>,
+    /// Where clients reach it from now on
+    #[arg(long, value_name = "HOST:PORT")]
+    client_addr: Option<String>,
+    /// Where other nodes reach it from now on
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_addr: Option<String>,
+    /// Where metrics and probes are served from now on
+    #[arg(long, value_name = "HOST:PORT")]
+    http_addr: Option<String>,
+}
+
+/// Runs one subcommand.
+///
+/// # Errors
+/// As the client's, by exit code; nothing is decided but by `commit`.
+pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
+    if matches!(args.command, Command::Revert) {
+        let discarded = discard(&args.staged)?;
+        return said(
+            out,
+            json!({ "discarded": discarded }),
+            "nothing is staged any more",
+        );
+    }
+    runtime()?.block_on(async {
+        let client = args.reach.client(cli, "")?;
+        let layouts = client.layouts().await?;
+        let mut staged = Staged::load(&args.staged, layouts.cluster_id)?;
+        match &args.command {
+            Command::Show => show::layouts(&layouts, &staged.changes, out)?,
+            Command::Plan => {
+                show::plan(
+                    &client.plan_layout(&staged.changes).await?,
+                    &staged.changes,
+                    out,
+                )?;
+            }
+            Command::Commit { hash } => {
+                let epoch = client.commit_layout(&staged.changes, *hash).await?;
+                discard(&args.staged)?;
+                return said(
+                    out,
+                    json!({ "epoch": epoch }),
+                    &format!("decided as epoch {epoch}"),
+                );
+            }
+            Command::Revert => {}
+            stage => {
+                let newest = layouts.live.last().cloned().unwrap_or_default();
+                let changes = changes(stage, &client, &newest).await?;
+                let words: Vec<String> = changes.iter().map(staged::words).collect();
+                staged.changes.extend(changes);
+                staged.save(&args.staged)?;
+                let all = staged.changes.len();
+                let text = format!(
+                    "staged: {}; `layout plan` shows what all {all} do",
+                    words.join(", ")
+                );
+                return said(out, json!({ "staged": words, "changes": all }), &text);
+            }
+        }
+        Ok(Exit::Done)
+    })
+}
+
+fn said(out: Out, value: serde_json::Value, words: &str) -> Result<Exit, CliError> {
+    if out.json {
+        out.value(&value)?;
+    } else {
+        out.say(words);
+    }
+    Ok(Exit::Done)
+}
+
+/// The changes that a subcommand stages.
+async fn changes(
+    command: &Command,
+    client: &Client,
+    newest: &v1::Layout,
+) -> Result<Vec<Change>, CliError> {
+    Ok(match command {
+        Command::Add { peer } => vec![Change::Add(described(client, peer).await?)],
+        Command::Remove { name } => vec![Change::Remove(node_name(name)?)],
+        Command::Replace { name, peer } => vec![Change::Replace {
+            old: node_name(name)?,
+            new: described(client, peer).await?,
+        }],
+        Command::Set(set) => set_changes(set, newest)?,
+        Command::Show | Command::Plan | Command::Commit { .. } | Command::Revert => Vec::new(),
+    })
+}
+
+fn node_name(name: &str) -> Result<NodeName, CliError> {
+    NodeName::new(name).map_err(|error| CliError::usage(error.to_string()))
+}
+
+/// The node that answers at a peer address, with a place on the ring of its own.
+async fn described(client: &Client, peer: &str) -> Result<Member, CliError> {
+    let member = client.describe_node(peer).await?;
+    let mut placement = [0; 8];
+    SysRng
+        .try_fill_bytes(&mut placement)
+        .map_err(|error| CliError::failed(format!("no randomness: {error}")))?;
+    Ok(Member {
+        name: node_name(&member.name)?,
+        placement_id: PlacementId(u64::from_le_bytes(placement)),
+        store_id: StoreId(member.store_id),
+        tokens: member.tokens,
+        zone: member.zone,
+        client_addr: member.client_addr,
+        peer_addr: member.peer_addr,
+        http_addr: member.http_addr,
+    })
+}
+
+fn set_changes(set: &Set, newest: &v1::Layout) -> Result<Vec<Change>, CliError> {
+    let name = node_name(&set.name)?;
+    let listed = newest.members.iter().find(|member| member.name == set.name);
+    let listed = listed.ok_or_else(|| CliError::usage(format!("no member is called {name}")))?;
+    let mut changes = Vec::new();
+    if set.capacity.is_some() || set.zone.is_some() {
+        let tokens = set.capacity.map(tokens_for_capacity).transpose();
+        changes.push(Change::Set {
+            name: name.clone(),
+            tokens: tokens.map_err(|error| CliError::usage(error.to_string()))?,
+            zone: set.zone.clone(),
+        });
+    }
+    if set.client_addr.is_some() || set.peer_addr.is_some() || set.http_addr.is_some() {
+        let or = |new: &Option<String>, old: &str| new.clone().unwrap_or_else(|| old.to_owned());
+        changes.push(Change::Addresses {
+            name,
+            client_addr: or(&set.client_addr, &listed.client_addr),
+            peer_addr: or(&set.peer_addr, &listed.peer_addr),
+            http_addr: or(&set.http_addr, &listed.http_addr),
+        });
+    }
+    if changes.is_empty() {
+        return Err(CliError::usage(
+            "`layout set` changes nothing: name what is to be different",
+        ));
+    }
+    Ok(changes)
+}

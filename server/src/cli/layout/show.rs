@@ -1,0 +1,137 @@
+//! How layouts and plans are printed.
+
+use ringfort_client::{LayoutPlan, Layouts};
+use ringfort_ring::{Change, capacity_of_tokens};
+use serde_json::{Value as Json, json};
+
+use super::staged::words;
+use crate::cli::{
+    exit::CliError,
+    out::{Out, table},
+};
+
+/// Prints the live layouts, and what is staged.
+pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), CliError> {
+    let cluster = format!("{:016x}", layouts.cluster_id);
+    let staged: Vec<String> = staged.iter().map(words).collect();
+    if out.json {
+        let live: Vec<Json> = layouts.live.iter().map(layout_json).collect();
+        let excused: Vec<String> = layouts
+            .excused
+            .iter()
+            .map(|s| format!("{s:016x}"))
+            .collect();
+        return out.value(&json!({
+            "cluster_id": cluster,
+            "epoch": layouts.epoch,
+            "live": live,
+            "excused": excused,
+            "staged": staged,
+        }));
+    }
+    let mut text = format!("cluster {cluster}, epoch {}\n", layouts.epoch);
+    for layout in &layouts.live {
+        text += &format!(
+            "\nlayout {}: {} partitions, {} copies of each\n\n",
+            layout.epoch, layout.partitions, layout.replicas
+        );
+        let rows: Vec<Vec<String>> = layout.members.iter().map(row).collect();
+        text += &table(
+            &[
+                "NAME", "ZONE", "CAPACITY", "STORE", "CLIENT", "PEER", "HTTP",
+            ],
+            &rows,
+        );
+    }
+    if !staged.is_empty() {
+        text += &format!("\nstaged: {}\n", staged.join(", "));
+    }
+    out.table(&text)
+}
+
+fn row(member: &ringfort_proto::v1::Member) -> Vec<String> {
+    vec![
+        member.name.clone(),
+        member.zone.clone(),
+        capacity_of_tokens(member.tokens).to_string(),
+        format!("{:016x}", member.store_id),
+        member.client_addr.clone(),
+        member.peer_addr.clone(),
+        member.http_addr.clone(),
+    ]
+}
+
+fn layout_json(layout: &ringfort_proto::v1::Layout) -> Json {
+    let member = |member: &ringfort_proto::v1::Member| {
+        json!({
+            "name": member.name,
+            "zone": member.zone,
+            "capacity": capacity_of_tokens(member.tokens),
+            "store_id": format!("{:016x}", member.store_id),
+            "placement_id": format!("{:016x}", member.placement_id),
+            "client": member.client_addr,
+            "peer": member.peer_addr,
+            "http": member.http_addr,
+        })
+    };
+    json!({
+        "epoch": layout.epoch,
+        "partitions": layout.partitions,
+        "replicas": layout.replicas,
+        "members": layout.members.iter().map(member).collect::<Vec<Json>>(),
+    })
+}
+
+/// Prints what the staged changes would do.
+pub fn plan(plan: &LayoutPlan, staged: &[Change], out: Out) -> Result<(), CliError> {
+    let staged: Vec<String> = staged.iter().map(words).collect();
+    if out.json {
+        return out.value(&json!({
+            "base": plan.base,
+            "hash": plan.hash.to_string(),
+            "places": plan.places,
+            "staged": staged,
+            "members": plan.members,
+            "copies": plan.copies,
+            "fair_copies": plan.fair_copies,
+            "notices": plan.notices,
+        }));
+    }
+    let capacity = |tokens: Option<u32>| {
+        tokens.map_or_else(
+            || "-".to_owned(),
+            |tokens| capacity_of_tokens(tokens).to_string(),
+        )
+    };
+    let rows: Vec<Vec<String>> = plan
+        .members
+        .iter()
+        .map(|member| {
+            vec![
+                member.name.clone(),
+                capacity(member.tokens_before),
+                capacity(member.tokens_after),
+                member.before.to_string(),
+                member.after.to_string(),
+                member.acquired.to_string(),
+                member.released.to_string(),
+            ]
+        })
+        .collect();
+    let head = [
+        "NAME", "CAPACITY", "THEN", "OWNS", "THEN", "RECEIVES", "GIVES UP",
+    ];
+    let mut text = format!(
+        "{}\n\non epoch {}: {} copies of partitions move ({:.1} is the fair share)\n\n{}",
+        staged.join("\n"),
+        plan.base,
+        plan.copies,
+        plan.fair_copies,
+        table(&head, &rows)
+    );
+    for notice in &plan.notices {
+        text += &format!("\nnote: {notice}\n");
+    }
+    text += &format!("\nringfort layout commit {}\n", plan.hash);
+    out.table(&text)
+}

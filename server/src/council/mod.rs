@@ -1,0 +1,348 @@
+//! This node's part in deciding the layout: it votes, proposes, and follows what was decided.
+//!
+//! Keeps I9: what this node promised, voted for or learned is durable in its identity before anybody hears of it, and a
+//! word of another cluster is refused. The rules are `ring`'s (`consensus`, `layout/history.rs`); here they meet the disk
+//! and the network.
+//!
+//! This version follows new addresses alone: decrees that change owners or stores are neither voted for nor adopted, because
+//! the data path writes to one layout and moves nothing yet.
+
+mod propose;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use ringfort_proto::{
+    Failure, Reason,
+    peer::{self, peer_client::PeerClient},
+};
+use ringfort_ring::{
+    ClusterId, DecodeError, Decree, Epoch, History, Kind, Layout, StoreId, TwoDecrees,
+    consensus::{Acceptor, Effect, Promises, Request, Response, Seat},
+};
+use ringfort_storage::identity::{Identity, IdentityFile};
+use tonic::Status;
+
+use crate::{
+    limits::PEER_MESSAGE_BYTES_MAX,
+    net::{Net, channel},
+};
+
+/// How long one question to a member may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a decree is not taken over, or a vote not given. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CouncilError {
+    /// The disk failed: nobody knows what is on it.
+    #[error("the identity cannot be made durable: {0}")]
+    Disk(io::Error),
+    /// The message makes no sense.
+    #[error("a message that makes no sense: {0}")]
+    Message(String),
+    /// A decree that does not decode.
+    #[error("a decree that does not decode: {0}")]
+    Decree(#[from] DecodeError),
+    /// Consensus is broken.
+    #[error(transparent)]
+    TwoDecrees(#[from] TwoDecrees),
+    /// A decree that may not follow the newest one.
+    #[error(transparent)]
+    NotSuccessor(#[from] ringfort_ring::NotSuccessor),
+    /// A decree that this version cannot carry out.
+    #[error(
+        "decree {0} changes more than addresses, which this version cannot carry out: upgrade this node"
+    )]
+    Unsupported(Epoch),
+    /// Another cluster's message.
+    #[error("this node belongs to cluster {mine}, not to {theirs}")]
+    WrongCluster {
+        /// This node's.
+        mine: ClusterId,
+        /// The sender's.
+        theirs: ClusterId,
+    },
+    /// The member did not answer, or refused.
+    #[error("{addr}: {words}")]
+    Peer {
+        /// Who was asked.
+        addr: String,
+        /// What came of it.
+        words: String,
+    },
+}
+
+impl From<CouncilError> for Failure {
+    fn from(error: CouncilError) -> Self {
+        let reason = match &error {
+            CouncilError::WrongCluster { .. } => Reason::WrongCluster,
+            CouncilError::Disk(_) | CouncilError::Peer { .. } => Reason::QuorumUnavailable,
+            _ => Reason::BadRequest,
+        };
+        Failure::new(reason, error.to_string())
+    }
+}
+
+impl From<CouncilError> for Status {
+    fn from(error: CouncilError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// Who is told of a new layout.
+pub type Follow = Box<dyn Fn(&Layout) + Send + Sync>;
+
+/// What the council is made of.
+pub struct Parts {
+    /// This node's cluster.
+    pub cluster: ClusterId,
+    /// Where promises are kept.
+    pub identity: Arc<IdentityFile>,
+    /// The layout that the cluster was founded with.
+    pub founding: Layout,
+    /// How members are reached.
+    pub net: Arc<dyn Net>,
+}
+
+/// What is known, as it is durable.
+struct State {
+    history: History,
+    promises: Promises,
+}
+
+/// One store's voice.
+pub struct Council {
+    me: StoreId,
+    cluster: ClusterId,
+    identity: Arc<IdentityFile>,
+    net: Arc<dyn Net>,
+    state: Mutex<State>,
+    follow: OnceLock<Follow>,
+    /// One proposal of this node at a time: a second would outbid the first.
+    proposing: tokio::sync::Mutex<()>,
+}
+
+/// What a store has promised, by its identity; of one that never heard of a change: nothing since the founding.
+///
+/// # Errors
+/// The identity was written by a newer version.
+pub fn promises_of(identity: &Identity, founding: &Layout) -> Result<Promises, DecodeError> {
+    if identity.votes.is_empty() {
+        return Ok(Promises::start(Arc::new(Decree::founding(
+            founding.clone(),
+        ))));
+    }
+    Promises::decode(&identity.votes)
+}
+
+impl Council {
+    /// The voice of the store whose identity this is.
+    ///
+    /// # Errors
+    /// The identity was written by a newer version.
+    pub fn new(parts: Parts) -> Result<Arc<Self>, DecodeError> {
+        let identity = parts.identity.current();
+        let promises = promises_of(&identity, &parts.founding)?;
+        let state = State {
+            history: History::new(promises.decree.clone()),
+            promises,
+        };
+        Ok(Arc::new(Council {
+            me: StoreId(identity.store_id),
+            cluster: parts.cluster,
+            identity: parts.identity,
+            net: parts.net,
+            state: Mutex::new(state),
+            follow: OnceLock::new(),
+            proposing: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// Calls `follow` with each new layout from now on, and once with the present one.
+    pub fn follow(&self, follow: Follow) {
+        let state = self.state();
+        follow(state.history.decree().newest());
+        // Set once, at the start.
+        let _ = self.follow.set(follow);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest decree that this node knows.
+    pub fn newest(&self) -> Arc<Decree> {
+        self.state().history.decree().clone()
+    }
+
+    /// The cluster's id.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Makes promises durable; only then are they this store's.
+    fn keep(&self, state: &mut State, promises: Promises) -> Result<(), CouncilError> {
+        let bytes = promises.encode();
+        self.identity
+            .update(|identity| identity.votes = bytes)
+            .map_err(|error| CouncilError::Disk(io::Error::other(error)))?;
+        state.promises = promises;
+        Ok(())
+    }
+
+    /// Answers a proposer. What the answer rests on is durable by then.
+    ///
+    /// # Errors
+    /// [`CouncilError`]: no answer, and nothing changed.
+    pub fn vote(&self, request: Request<Decree>) -> Result<Response<Decree>, CouncilError> {
+        let mut state = self.state();
+        let newest = state.history.decree().clone();
+        if let Request::Accept {
+            value, instance, ..
+        } = &request
+            && *instance == newest.epoch().next()
+        {
+            supported(value, &newest)?;
+        }
+        let mut acceptor = Acceptor::new(state.promises.votes.clone());
+        for effect in acceptor.handle(Seat::of(self.me, &newest), request) {
+            match effect {
+                Effect::Persist(votes) => {
+                    let promises = Promises {
+                        votes,
+                        ..state.promises.clone()
+                    };
+                    self.keep(&mut state, promises)?;
+                }
+                Effect::Reply(response) => return Ok(response),
+            }
+        }
+        Err(CouncilError::Message(
+            "a request without an answer: a bug".to_owned(),
+        ))
+    }
+
+    /// Takes over a decided decree: durably, then for the whole node. Gives whether it was news.
+    ///
+    /// # Errors
+    /// [`CouncilError`]: nothing changed.
+    pub fn adopt(&self, decree: Arc<Decree>) -> Result<bool, CouncilError> {
+        let mut state = self.state();
+        let mut history = state.history.clone();
+        if !history.adopt(decree.clone())? {
+            return Ok(false);
+        }
+        let newest = state.history.decree().clone();
+        if !is_like(&decree, &newest) {
+            return Err(CouncilError::Unsupported(decree.epoch()));
+        }
+        let promises = state.promises.clone().with_decree(decree.clone());
+        self.keep(&mut state, promises)?;
+        state.history = history;
+        tracing::info!(epoch = %decree.epoch(), "the layout was amended");
+        if let Some(follow) = self.follow.get() {
+            follow(decree.newest());
+        }
+        Ok(true)
+    }
+
+    /// Answers [`peer::VoteRequest`].
+    ///
+    /// # Errors
+    /// [`CouncilError`].
+    pub fn answer_vote(
+        &self,
+        request: peer::VoteRequest,
+    ) -> Result<peer::VoteResponse, CouncilError> {
+        self.fence(request.cluster_id)?;
+        let (ballot, request) = wire::request_from_wire(request)?;
+        let response = self.vote(request)?;
+        Ok(wire::response_to_wire(self.me, ballot, response))
+    }
+
+    /// Answers [`peer::DecreesRequest`].
+    ///
+    /// # Errors
+    /// [`CouncilError`].
+    pub fn answer_decrees(
+        &self,
+        request: &peer::DecreesRequest,
+    ) -> Result<peer::DecreesResponse, CouncilError> {
+        self.fence(request.cluster_id)?;
+        if !request.newest.is_empty() {
+            self.adopt(Arc::new(Decree::decode(&request.newest)?))?;
+        }
+        Ok(peer::DecreesResponse {
+            newest: self.newest().encode().into(),
+        })
+    }
+
+    fn fence(&self, theirs: u64) -> Result<(), CouncilError> {
+        if theirs == self.cluster.0 {
+            return Ok(());
+        }
+        Err(CouncilError::WrongCluster {
+            mine: self.cluster,
+            theirs: ClusterId(theirs),
+        })
+    }
+
+    /// Tells the member at `addr` the newest decree, and takes over what it knows.
+    ///
+    /// # Errors
+    /// [`CouncilError`].
+    pub async fn exchange(&self, addr: &str) -> Result<(), CouncilError> {
+        let request = peer::DecreesRequest {
+            cluster_id: self.cluster.0,
+            newest: self.newest().encode().into(),
+        };
+        let mut client = self.client(addr);
+        let asked = tokio::time::timeout(ASK_TIMEOUT, client.decrees(request)).await;
+        let answer = asked
+            .map_err(|_| peer_error(addr, "no answer in time"))?
+            .map_err(|status| peer_error(addr, status.message()))?
+            .into_inner();
+        self.adopt(Arc::new(Decree::decode(&answer.newest)?))?;
+        Ok(())
+    }
+
+    fn client(&self, addr: &str) -> PeerClient<tonic::transport::Channel> {
+        PeerClient::new(channel(&self.net, addr, ASK_TIMEOUT))
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+    }
+}
+
+fn peer_error(addr: &str, words: &str) -> CouncilError {
+    CouncilError::Peer {
+        addr: addr.to_owned(),
+        words: words.to_owned(),
+    }
+}
+
+/// Whether this version can carry out `decree` after `newest`: new addresses, and nothing else.
+fn supported(decree: &Decree, newest: &Decree) -> Result<(), CouncilError> {
+    let kind = decree.follows(newest)?;
+    if kind != Kind::Amends || !is_like(decree, newest) {
+        return Err(CouncilError::Unsupported(decree.epoch()));
+    }
+    Ok(())
+}
+
+/// Whether both have the same owners and stores, all of them taking part.
+fn is_like(decree: &Decree, newest: &Decree) -> bool {
+    let stores = |decree: &Decree| -> Vec<StoreId> {
+        let members = decree.newest().members().iter();
+        members.map(|member| member.store_id).collect()
+    };
+    decree.live().len() == 1
+        && decree.newest().epoch() == newest.newest().epoch()
+        && stores(decree) == stores(newest)
+        && decree.excused().is_empty()
+}

@@ -1,0 +1,207 @@
+//! A voice over its own identity file: what it said survives, and what it may not say it does not.
+
+use ringfort_ring::{
+    Change, Member, NodeName, PlacementId, apply,
+    consensus::{Ballot, Votes},
+};
+use ringfort_storage::disk::RealDisk;
+
+use super::*;
+use crate::testing::MemNet;
+
+const CLUSTER: ClusterId = ClusterId(7);
+
+fn founding() -> Layout {
+    let member = |n: u64| Member {
+        name: NodeName::new(format!("n{n}")).expect("valid"),
+        placement_id: PlacementId(n),
+        store_id: StoreId(n),
+        tokens: 256,
+        zone: String::new(),
+        client_addr: format!("n{n}:7400"),
+        peer_addr: format!("n{n}:7500"),
+        http_addr: format!("n{n}:7600"),
+    };
+    Layout::new(Epoch(1), 8, 3, (1..=3).map(member).collect()).expect("valid")
+}
+
+fn council(dir: &tempfile::TempDir) -> Arc<Council> {
+    let disk = Arc::new(RealDisk::open(dir.path()).expect("ours"));
+    let identity = IdentityFile::load_or_create(disk, || Identity::new(1, 2, "n1"));
+    let parts = Parts {
+        cluster: CLUSTER,
+        identity: Arc::new(identity.expect("readable")),
+        founding: founding(),
+        net: Arc::new(MemNet::default()),
+    };
+    Council::new(parts).expect("of this version")
+}
+
+fn moved(n: u64, host: &str) -> Decree {
+    let change = Change::Addresses {
+        name: NodeName::new(format!("n{n}")).expect("valid"),
+        client_addr: format!("{host}:7400"),
+        peer_addr: format!("{host}:7500"),
+        http_addr: format!("{host}:7600"),
+    };
+    apply(&Decree::founding(founding()), &[change]).expect("fits")
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot {
+        round,
+        by: StoreId(2),
+    }
+}
+
+fn accept(round: u64, value: Decree) -> Request<Decree> {
+    Request::Accept {
+        instance: Epoch(2),
+        ballot: ballot(round),
+        value,
+    }
+}
+
+fn prepare(round: u64) -> Request<Decree> {
+    Request::Prepare {
+        instance: Epoch(2),
+        ballot: ballot(round),
+    }
+}
+
+#[test]
+fn a_vote_and_a_decree_survive_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = council(&dir);
+    let answer = first.vote(accept(3, moved(2, "x"))).expect("votes");
+    assert_eq!(answer, Response::Accepted { ballot: ballot(3) });
+    drop(first);
+    let again = council(&dir);
+    let answer = again.vote(prepare(4)).expect("votes");
+    let accepted = Some((ballot(3), moved(2, "x")));
+    assert_eq!(
+        answer,
+        Response::Promised {
+            ballot: ballot(4),
+            accepted
+        }
+    );
+    assert!(again.adopt(Arc::new(moved(2, "x"))).expect("follows"));
+    assert!(!again.adopt(Arc::new(moved(2, "x"))).expect("the same"));
+    drop(again);
+    let last = council(&dir);
+    assert_eq!(*last.newest(), moved(2, "x"));
+    assert_eq!(last.state().promises.votes, Votes::none(Epoch(3)));
+    let answer = last.vote(prepare(9)).expect("answers");
+    assert_eq!(answer, Response::Decided { newest: Epoch(2) });
+}
+
+#[test]
+fn what_this_version_cannot_carry_out_is_neither_voted_for_nor_adopted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let council = council(&dir);
+    let name = NodeName::new("n2").expect("valid");
+    let store_id = StoreId(9);
+    let set = Change::Set {
+        name: name.clone(),
+        tokens: Some(512),
+        zone: None,
+    };
+    for change in [
+        set,
+        Change::NewStore {
+            name: name.clone(),
+            store_id,
+        },
+        Change::Excuse(name),
+    ] {
+        let decree = apply(&Decree::founding(founding()), &[change]).expect("fits");
+        let refused = council.vote(accept(1, decree.clone()));
+        assert!(
+            matches!(refused, Err(CouncilError::Unsupported(_))),
+            "{refused:?}"
+        );
+        let refused = council.adopt(Arc::new(decree));
+        assert!(
+            matches!(refused, Err(CouncilError::Unsupported(_))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(council.newest().epoch(), Epoch(1));
+    assert_eq!(council.state().promises.votes, Votes::none(Epoch(2)));
+}
+
+#[test]
+fn two_decrees_for_one_epoch_are_an_alarm_and_change_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let council = council(&dir);
+    council.adopt(Arc::new(moved(2, "x"))).expect("follows");
+    let refused = council.adopt(Arc::new(moved(2, "y")));
+    assert!(
+        matches!(refused, Err(CouncilError::TwoDecrees(_))),
+        "{refused:?}"
+    );
+    assert_eq!(*council.newest(), moved(2, "x"));
+}
+
+#[test]
+fn a_word_of_another_cluster_or_without_sense_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let council = council(&dir);
+    let request = wire::request_to_wire(8, &prepare(1));
+    assert!(matches!(
+        council.answer_vote(request),
+        Err(CouncilError::WrongCluster { .. })
+    ));
+    let mut request = wire::request_to_wire(CLUSTER.0, &accept(1, moved(2, "x")));
+    request.instance = 5;
+    assert!(matches!(
+        council.answer_vote(request),
+        Err(CouncilError::Message(_))
+    ));
+    let request = peer::DecreesRequest {
+        cluster_id: CLUSTER.0,
+        newest: vec![1, 2, 3].into(),
+    };
+    assert!(matches!(
+        council.answer_decrees(&request),
+        Err(CouncilError::Decree(_))
+    ));
+    assert_eq!(council.newest().epoch(), Epoch(1));
+}
+
+#[test]
+fn questions_and_answers_travel() {
+    for request in [prepare(1), accept(2, moved(1, "x"))] {
+        let (asked, back) =
+            wire::request_from_wire(wire::request_to_wire(7, &request)).expect("sense");
+        assert_eq!((asked, back), (request.ballot(), request));
+    }
+    let newest = Epoch(4);
+    let answers = [
+        Response::Promised {
+            ballot: ballot(1),
+            accepted: None,
+        },
+        Response::Promised {
+            ballot: ballot(2),
+            accepted: Some((ballot(1), moved(1, "x"))),
+        },
+        Response::Accepted { ballot: ballot(1) },
+        Response::Outbid {
+            ballot: ballot(1),
+            promised: ballot(5),
+        },
+        Response::Decided { newest },
+        Response::Behind { newest },
+        Response::NoVote,
+    ];
+    for answer in answers {
+        let asked = match &answer {
+            Response::Promised { ballot, .. } => *ballot,
+            _ => ballot(1),
+        };
+        let wire = wire::response_to_wire(StoreId(1), asked, answer.clone());
+        assert_eq!(wire::response_from_wire(wire).expect("sense"), answer);
+    }
+}
