@@ -39,10 +39,36 @@ pub enum Kind {
     BitFlip,
     /// A wall clock jumps.
     ClockJump,
+    /// The node stops cleanly and goes on; later an older image of its disk, from that stop, is put back.
+    Restore,
+    /// Somebody who was a member once, or is one of another cluster, sends a node an object.
+    Stranger,
+}
+
+impl Kind {
+    /// Whether it destroys what was synced. All such faults of a run strike one node: that all copies of a record go is
+    /// beyond what N copies promise.
+    pub fn damages(self) -> bool {
+        matches!(self, Kind::BitFlip | Kind::FailEngine | Kind::Restore)
+    }
+
+    /// Whether it keeps messages from arriving, or from arriving soon.
+    pub fn is_of_network(self) -> bool {
+        use Kind::{Cut, Delay, Hold, OneWay, Partition, Pause};
+        matches!(self, Partition | OneWay | Hold | Delay | Cut | Pause)
+    }
+
+    /// Whether a node may end by itself because of it.
+    pub fn ends_nodes(self) -> bool {
+        matches!(
+            self,
+            Kind::FailDisk | Kind::FullDisk | Kind::FailEngine | Kind::BitFlip
+        )
+    }
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 17] = [
+pub const KINDS: [Kind; 19] = [
     Kind::Crash,
     Kind::Blackout,
     Kind::CutRecovery,
@@ -60,23 +86,9 @@ pub const KINDS: [Kind; 17] = [
     Kind::FailEngine,
     Kind::BitFlip,
     Kind::ClockJump,
+    Kind::Restore,
+    Kind::Stranger,
 ];
-
-impl Kind {
-    /// Whether a copy of what was synced may be gone after it. Such faults come to one node of a run only: that all copies go
-    /// at once is beyond what N copies promise.
-    pub fn damages(self) -> bool {
-        matches!(self, Kind::BitFlip | Kind::FailEngine)
-    }
-
-    /// Whether a node may end by itself because of it.
-    pub fn ends_nodes(self) -> bool {
-        matches!(
-            self,
-            Kind::FailDisk | Kind::FullDisk | Kind::FailEngine | Kind::BitFlip
-        )
-    }
-}
 
 /// One fault of a schedule.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +99,8 @@ pub struct Fault {
     pub at_ms: u64,
     /// For how long, in ms.
     pub for_ms: u64,
+    /// For how long before a power cut the disk is slow, in ms: what a cut finds unsynced it may take.
+    pub worn_ms: u64,
     /// The node that it happens to.
     pub node: usize,
     /// Another node, where a link is meant.
@@ -107,6 +121,16 @@ pub fn kinds_of(seed: u64) -> Vec<Kind> {
     choices.swap_remove((seed % choices.len() as u64) as usize)
 }
 
+/// The first seed whose run has just these kinds.
+///
+/// # Panics
+/// If they are more than a pair, or not in the order of [`KINDS`].
+pub fn first_seed_of(kinds: &[Kind]) -> u64 {
+    (0..1_000)
+        .find(|seed| kinds_of(*seed) == kinds)
+        .expect("consecutive seeds have all pairs")
+}
+
 /// The faults of a run with `nodes` nodes whose storm lasts `storm_ms`, in order of time.
 pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
     let kinds = kinds_of(seed);
@@ -115,22 +139,28 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
     if kinds.is_empty() {
         return faults;
     }
-    let rotten = chance.random_range(0..nodes);
+    let damaged = chance.random_range(0..nodes);
     for _ in 0..chance.random_range(1..=3) {
         let at_ms = chance.random_range(0..storm_ms * 3 / 4);
+        // Half of all pairs meet on one node.
+        let common = match kinds.iter().any(|kind| kind.damages()) {
+            true => damaged,
+            false => chance.random_range(0..nodes),
+        };
+        let together = chance.random();
         for &kind in &kinds {
-            let node = match kind.damages() {
-                true => rotten,
-                false => chance.random_range(0..nodes),
+            let node = match (together, kind.damages()) {
+                (true, _) => common,
+                (false, true) => damaged,
+                (false, false) => chance.random_range(0..nodes),
             };
             faults.push(Fault {
                 kind,
                 at_ms: at_ms + chance.random_range(0..400),
-                for_ms: match kind {
-                    Kind::Cut => chance.random_range(5..100),
-                    // Until somebody meets it.
-                    Kind::FailEngine => storm_ms,
-                    _ => chance.random_range(100..=storm_ms / 2),
+                for_ms: duration_ms(kind, storm_ms, &mut chance),
+                worn_ms: match chance.random() {
+                    true => chance.random_range(50..WORN_MS_MAX),
+                    false => 0,
                 },
                 node,
                 other: (node + chance.random_range(1..nodes)) % nodes,
@@ -140,4 +170,46 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
     }
     faults.sort_by_key(|fault| fault.at_ms);
     faults
+}
+
+/// A disk is slow for less than this before a power cut, in ms.
+const WORN_MS_MAX: u64 = 400;
+
+/// How long a fault lasts, in ms: as often short as of any length.
+fn duration_ms(kind: Kind, storm_ms: u64, chance: &mut StdRng) -> u64 {
+    match kind {
+        Kind::Cut => chance.random_range(5..100),
+        Kind::Restore => chance.random_range(500..=storm_ms / 2),
+        // Until somebody meets it.
+        Kind::FailEngine => storm_ms,
+        _ if chance.random() => chance.random_range(100..500),
+        _ => chance.random_range(100..=storm_ms / 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn consecutive_seeds_reach_every_kind_and_every_pair() {
+        let seeds = 1 + 2 * KINDS.len() + KINDS.len() * (KINDS.len() - 1) / 2;
+        let reached: BTreeSet<Vec<Kind>> = (7..7 + seeds as u64).map(kinds_of).collect();
+        assert_eq!(reached.len(), seeds);
+    }
+
+    #[test]
+    fn what_destroys_synced_data_strikes_one_node_of_a_run() {
+        for seed in 0..1_000 {
+            let faults = schedule(seed, 5, 4_000);
+            let struck: BTreeSet<usize> = faults
+                .iter()
+                .filter(|fault| fault.kind.damages())
+                .map(|fault| fault.node)
+                .collect();
+            assert!(struck.len() <= 1, "seed {seed}: {struck:?}");
+        }
+    }
 }

@@ -14,6 +14,12 @@ use super::net::SimClock;
 /// that a crash can fall between any two.
 pub const STEP_MS: u64 = 1;
 
+/// What a node's disk held once.
+pub struct Image {
+    disk: SimDisk,
+    engine: MemHome,
+}
+
 /// The durable side of one node. Clones share it.
 #[derive(Clone)]
 pub struct Medium {
@@ -41,6 +47,11 @@ impl Medium {
         }
     }
 
+    /// How long one step takes on this disk when it is well, in ms.
+    pub fn usual_step_ms(&self) -> u64 {
+        self.usual_step_ms
+    }
+
     /// How long one step takes now, in ms.
     pub fn step_ms(&self) -> u64 {
         self.step_ms.load(Ordering::Relaxed)
@@ -57,6 +68,20 @@ impl Medium {
         self.disk.crash(seed);
         let pending = self.engine.pending() as u64;
         self.engine.crash((seed % (pending + 1)) as usize);
+    }
+
+    /// An image of what is on stable storage, while no node runs on it.
+    pub fn image(&self) -> Image {
+        Image {
+            disk: self.disk.fork(),
+            engine: self.engine.fork(),
+        }
+    }
+
+    /// Ends the process, and puts an older image in the place of all that is there.
+    pub fn restore(&self, image: &Image) {
+        self.disk.restore(&image.disk);
+        self.engine.restore(&image.engine);
     }
 
     /// Ends the process, not the machine: what was written stays; unless the machine has lost its power meanwhile.

@@ -19,6 +19,7 @@ use super::{
     history::History,
     net::{EPOCH_MS, set_now},
     storm::Storm,
+    stranger::{self, Orders},
     trace::Trace,
     workload::{Dial, Plan, Worker, final_pass},
 };
@@ -121,7 +122,7 @@ struct Run {
     schedule: Vec<faults::Fault>,
     clients: Vec<String>,
     latency: Duration,
-    step_ms: u64,
+    orders: Orders,
     storm: Option<Storm>,
     replicas: Vec<String>,
 }
@@ -147,10 +148,7 @@ impl Run {
             true => Vec::new(),
             false => faults::schedule(seed, count, storm_ms),
         };
-        // Slow disks keep what is not synced for longer than a message takes.
-        let steps = [1, 1, 3, 10];
-        let step_ms = steps[chance.random_range(0..steps.len())];
-        let nodes = cluster::start(sim, count, step_ms, chance.random(), &trace);
+        let nodes = cluster::start(sim, count, chance.random(), &trace);
         let plan = Plan {
             dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
@@ -174,6 +172,12 @@ impl Run {
             });
             names.push(name);
         }
+        let orders = Orders::default();
+        let (taken, history) = (orders.clone(), plan.history.clone());
+        sim.client("stranger", async move {
+            stranger::run(taken, history).await;
+            Ok(())
+        });
         let (pass, pass_seed) = (plan.clone(), chance.random());
         sim.client("judge", async move {
             final_pass(pass, pass_seed).await;
@@ -186,7 +190,7 @@ impl Run {
             schedule,
             clients: names,
             latency,
-            step_ms,
+            orders,
             storm: None,
             replicas: Vec::new(),
         }
@@ -244,7 +248,16 @@ impl Run {
     fn storm(&self, schedule: Vec<faults::Fault>, from_ms: u64) -> Storm {
         let history = self.plan.history.clone();
         let (nodes, clients) = (self.nodes.clone(), self.clients.clone());
-        Storm::new(nodes, clients, schedule, from_ms, self.latency, history)
+        let orders = self.orders.clone();
+        Storm::new(
+            nodes,
+            clients,
+            orders,
+            schedule,
+            from_ms,
+            self.latency,
+            history,
+        )
     }
 
     fn all_ready(&self) -> bool {
@@ -306,12 +319,15 @@ impl Run {
             .map(|f| format!("{:?} of n{} at {} ms", f.kind, f.node, f.at_ms))
             .collect();
         format!(
-            "{} nodes, {} clients, {} keys, a storm of {} ms, disk steps of {} ms, links of up to {:?}, faults: [{}]",
+            "{} nodes, {} clients, {} keys, a storm of {} ms, disk steps of {:?} ms, links of up to {:?}, faults: [{}]",
             self.nodes.len(),
             self.clients.len(),
             self.plan.keys,
             self.storm_ms,
-            self.step_ms,
+            self.nodes
+                .iter()
+                .map(|n| n.medium.usual_step_ms())
+                .collect::<Vec<_>>(),
             self.latency * 2,
             faults.join(", "),
         )

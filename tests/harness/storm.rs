@@ -10,6 +10,8 @@ use super::{
     cluster::SimNode,
     faults::{Fault, Kind},
     history::History,
+    restore::Restores,
+    stranger::{Order, Orders},
 };
 
 /// A node that ended by itself comes back after this, in ms.
@@ -20,7 +22,13 @@ const FULL_LEFT_BYTES: u64 = 3 << 20;
 /// Effects on disk and engine that a start has before a second power cut, at most: a start has a dozen or so, and a few cuts fall later.
 const START_EFFECTS_MAX: u64 = 24;
 /// Rows that rot at once, at most.
-const ROTTEN_ROWS_MAX: usize = 6;
+const ROTTEN_ROWS_MAX: usize = 24;
+
+/// A step of a disk that is about to fail takes this long, in ms.
+const WORN_STEP_MS: u64 = 100;
+
+/// The stranger writes to one of the first few keys, which every run has.
+const STRANGE_KEYS: u64 = 3;
 
 /// Something to be undone, at a time in ms.
 struct Undo {
@@ -32,7 +40,9 @@ struct Undo {
 pub struct Storm {
     nodes: Vec<SimNode>,
     clients: Vec<String>,
+    orders: Orders,
     coming: Vec<Fault>,
+    restores: Restores,
     lasting: Vec<Undo>,
     /// When each node that is down comes back, in ms.
     back_at_ms: Vec<Option<u64>>,
@@ -49,10 +59,11 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Times in `schedule` count from `from_ms`.
+    /// Times in `schedule` count from `from_ms`. `orders` are for the stranger.
     pub fn new(
         nodes: Vec<SimNode>,
         clients: Vec<String>,
+        orders: Orders,
         schedule: Vec<Fault>,
         from_ms: u64,
         normal_latency: Duration,
@@ -71,8 +82,10 @@ impl Storm {
             back_at_ms: vec![None; nodes.len()],
             cut_at_start: vec![None; nodes.len()],
             may_end,
+            restores: Restores::new(nodes.len()),
             nodes,
             clients,
+            orders,
             coming,
             lasting: Vec::new(),
             normal_latency,
@@ -84,11 +97,21 @@ impl Storm {
 
     /// To be called before each step of the simulation.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        while self.coming.last().is_some_and(|f| f.at_ms <= now_ms) {
+        // While a node asks the others what it has forgotten, they are left in peace.
+        let may_begin = !self.restores.is_asking(&self.nodes);
+        while may_begin && self.coming.last().is_some_and(|f| f.at_ms <= now_ms) {
             let fault = self.coming.pop().expect("there is a last one");
             self.history.trace.line(format_args!("fault {fault:?}"));
             self.begin(sim, fault, now_ms);
-            self.done.push(fault);
+            if fault.kind != Kind::Restore {
+                self.done.push(fault);
+            }
+        }
+        for fault in &self.coming {
+            let worn = fault.at_ms.saturating_sub(fault.worn_ms)..fault.at_ms;
+            if fault.kind == Kind::Crash && worn.contains(&now_ms) {
+                self.nodes[fault.node].medium.set_step_ms(WORN_STEP_MS);
+            }
         }
         let (over, lasting) = std::mem::take(&mut self.lasting)
             .into_iter()
@@ -98,11 +121,35 @@ impl Storm {
             self.undo(sim, undo.fault);
         }
         self.tend(sim, now_ms);
+        self.restore(sim, now_ms);
+    }
+
+    /// Puts an older image back where that is due, and the others can tell what is missing.
+    fn restore(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        let is_calm = !self
+            .lasting
+            .iter()
+            .any(|undo| undo.fault.kind.is_of_network());
+        let Some((fault, image)) = self.restores.due(&self.nodes, is_calm, now_ms) else {
+            return;
+        };
+        let name = &self.nodes[fault.node].name;
+        self.history
+            .trace
+            .line(format_args!("an older image is put back on {name}"));
+        self.nodes[fault.node].medium.restore(&image);
+        self.down(sim, fault, now_ms);
+        self.back_at_ms[fault.node] = Some(now_ms + RESTART_MS);
+        self.done.push(fault);
     }
 
     /// Ends all faults; nodes that are down come back.
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.coming.clear();
+        self.restores.clear();
+        for node in &self.nodes {
+            node.medium.set_step_ms(0);
+        }
         for undo in std::mem::take(&mut self.lasting) {
             self.undo(sim, undo.fault);
         }
@@ -159,9 +206,10 @@ impl Storm {
                 node.name
             ));
             node.medium.crash(now_ms);
-            return self.end(sim, i, now_ms + RESTART_MS);
+            return self.end(sim, i, now_ms, now_ms + RESTART_MS);
         }
         let Some(ended) = node.ended() else { return };
+        self.restores.ended(i, &node, now_ms);
         self.back_at_ms[i] = Some(now_ms + RESTART_MS);
         if let Err(why) = ended {
             self.history.lose(i);
@@ -183,11 +231,12 @@ impl Storm {
     }
 
     fn down(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
-        self.end(sim, fault.node, now_ms + fault.for_ms);
+        self.end(sim, fault.node, now_ms, now_ms + fault.for_ms);
     }
 
     /// Ends a node at once, until then.
-    fn end(&mut self, sim: &mut Sim<'_>, node: usize, back_at_ms: u64) {
+    fn end(&mut self, sim: &mut Sim<'_>, node: usize, now_ms: u64, back_at_ms: u64) {
+        self.restores.went_down(node, now_ms);
         sim.crash(self.nodes[node].name.as_str());
         self.nodes[node].forget();
         self.history.lose(node);
@@ -200,6 +249,7 @@ impl Storm {
         match fault.kind {
             Kind::Crash => {
                 node.medium.crash(fault.seed);
+                node.medium.set_step_ms(0);
                 self.down(sim, fault, now_ms);
             }
             Kind::CutRecovery => {
@@ -274,6 +324,15 @@ impl Storm {
                 node.medium.clock.set_wall_offset_ms(offset_ms);
                 self.history.set_clock(fault.node, offset_ms);
             }
+            Kind::Restore => {
+                self.restores.wanted(fault);
+                node.stop();
+            }
+            Kind::Stranger => self.orders.give(Order {
+                node: node.name.clone(),
+                key: (fault.seed % STRANGE_KEYS) as usize,
+                seed: fault.seed,
+            }),
         }
         self.lasting.push(Undo {
             at_ms: now_ms + fault.for_ms,
@@ -318,7 +377,9 @@ impl Storm {
             | Kind::Restart
             | Kind::FailDisk
             | Kind::BitFlip
-            | Kind::ClockJump => {}
+            | Kind::ClockJump
+            | Kind::Restore
+            | Kind::Stranger => {}
         }
     }
 

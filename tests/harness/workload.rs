@@ -76,7 +76,8 @@ fn connect(plan: &Plan, seed: u64) -> Client {
     builder.build().expect("good settings")
 }
 
-fn key_name(key: usize) -> String {
+/// The name of a key.
+pub fn key_name(key: usize) -> String {
     format!("key-{key}")
 }
 

@@ -2,18 +2,30 @@
 
 use std::{path::Path, process::Command};
 
-use ringfort_tests::fleet;
+use ringfort_tests::{
+    faults::{Kind, first_seed_of},
+    fleet,
+};
 
 const SIM: &str = env!("CARGO_BIN_EXE_sim");
 
-/// No fault; a power cut; one with a partition; one and another in the recovery after it; a failing engine; flipped bits.
-const SEEDS: [u64; 6] = [0, 1, 6, 36, 162, 166];
+const FAULTS: [&[Kind]; 8] = [
+    &[],
+    &[Kind::Crash],
+    &[Kind::Crash, Kind::Partition],
+    &[Kind::CutRecovery, Kind::FailEngine],
+    &[Kind::FailEngine],
+    &[Kind::BitFlip],
+    &[Kind::Restore],
+    &[Kind::Stranger],
+];
 
 #[test]
 fn a_few_seeds_keep_every_promise() {
     let mut failed = Vec::new();
     let storm = ["--storm-ms", "2000"].map(str::to_owned);
-    fleet::run(Path::new(SIM), &storm, SEEDS.into_iter(), 2, |verdict| {
+    let seeds = FAULTS.into_iter().map(first_seed_of);
+    fleet::run(Path::new(SIM), &storm, seeds, 2, |verdict| {
         failed.extend(
             verdict
                 .failure

@@ -135,6 +135,27 @@ impl MemHome {
             })
     }
 
+    /// A deep copy of what a crash would leave.
+    pub fn fork(&self) -> MemHome {
+        let durable = self.lock().durable.clone();
+        let medium = Medium {
+            live: durable.clone(),
+            durable,
+            ..Medium::default()
+        };
+        MemHome {
+            medium: Arc::new(Mutex::new(medium)),
+            disk: None,
+        }
+    }
+
+    /// Puts an older image, taken by [`Self::fork`], in the place of all that is there. Engines still open on this
+    /// medium must not be used afterwards.
+    pub fn restore(&self, image: &MemHome) {
+        let image = image.fork();
+        *self.lock() = std::mem::take(&mut *image.lock());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Medium> {
         self.medium.lock().unwrap_or_else(PoisonError::into_inner)
     }

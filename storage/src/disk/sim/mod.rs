@@ -191,6 +191,19 @@ impl SimDisk {
         }
     }
 
+    /// Puts an older image, taken by [`Self::fork`], in the place of all that is there. Open handles fail from now on.
+    pub fn restore(&self, image: &SimDisk) {
+        let image = image.state().clone();
+        let mut state = self.state();
+        let (life, capacity_bytes) = (state.life, state.capacity_bytes);
+        *state = State {
+            life,
+            capacity_bytes,
+            ..image
+        };
+        state.end_life();
+    }
+
     /// Number of actions so far that change the disk (writes, syncs, names).
     pub fn actions(&self) -> u64 {
         self.state().actions
