@@ -1,7 +1,10 @@
 //! Planted bugs, each of which breaks one promise, for the test that the simulation's checker finds them.
 //!
 //! *Invariant:* without the feature `mutants`, which nothing but that test turns on, [`is_planted`] is a constant `false`, and
-//! no code of a bug is left in the binary.
+//! no code of a bug is left in the binary. With it, the `ringfort` binary does not compile.
+
+/// Whether this build can plant bugs.
+pub const CAN_PLANT: bool = cfg!(feature = "mutants");
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +20,12 @@ pub enum Mutant {
     OrderByWallClock,
     /// A merge drops a sibling.
     DropSibling,
+    /// A start does not see that the directory is older than what others heard of it: the actor mints on, and the copies count.
+    ReuseActor,
     /// An unclean start goes on with the old actor.
     KeepActor,
+    /// A change may get its place in the log before a freeze, and come into the table after it.
+    ApplyLate,
     /// The log gets what the table held before the change.
     LogBehind,
     /// A copy that is not synced counts toward R.
@@ -29,6 +36,10 @@ pub enum Mutant {
     IgnoreDeleteContext,
     /// One owner less gets the object.
     SendToFewer,
+    /// A message that was sent under an older epoch is taken like any other.
+    AcceptStaleEpoch,
+    /// A message of another cluster is taken like any other.
+    AcceptForeign,
     /// A record or a value is believed without its checksum.
     BadChecksum,
     /// A read is answered at one copy, whatever R is.
@@ -38,18 +49,22 @@ pub enum Mutant {
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 14] = [
+pub const ALL: [Mutant; 18] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
     Mutant::OrderByWallClock,
     Mutant::DropSibling,
+    Mutant::ReuseActor,
     Mutant::KeepActor,
+    Mutant::ApplyLate,
     Mutant::LogBehind,
     Mutant::CountUnsynced,
     Mutant::ApplyTwice,
     Mutant::IgnoreDeleteContext,
     Mutant::SendToFewer,
+    Mutant::AcceptStaleEpoch,
+    Mutant::AcceptForeign,
     Mutant::BadChecksum,
     Mutant::ReadOne,
     Mutant::NoRepair,

@@ -9,6 +9,7 @@ use std::{
 
 use ringfort_proto::{Failure, Reason, peer};
 use ringfort_ring::{Epoch, StoreId};
+use ringfort_storage::mutants::{Mutant, is_planted};
 use tokio::sync::watch;
 
 use crate::view::Views;
@@ -93,9 +94,11 @@ impl Fences {
     /// Judges the fence of a message that came.
     pub fn judge(&self, fence: &peer::Fence) -> Fenced {
         let view = self.views.current();
-        if fence.cluster_id != view.cluster().0 {
+        let foreign = fence.cluster_id != view.cluster().0;
+        let stale = fence.epoch < view.epoch().0;
+        if foreign && !is_planted(Mutant::AcceptForeign) {
             Fenced::Foreign
-        } else if fence.epoch < view.epoch().0 {
+        } else if stale && !is_planted(Mutant::AcceptStaleEpoch) {
             Fenced::Stale(view.epoch())
         } else {
             Fenced::Current

@@ -48,7 +48,7 @@ pub use write::{STORED_BYTES_MAX, StoreFull, WriteLimits, WriteRefused, Written}
 
 use self::mint::Mint;
 use self::quarantine::Quarantine;
-use self::table::Table;
+use self::table::{SHARDS, Table};
 use self::wake::Bell;
 use crate::disk::DirectoryLock;
 use crate::engine::{Engine, EngineError};
@@ -56,6 +56,7 @@ use crate::identity::IdentityFile;
 use crate::key::Key;
 use crate::log::Log;
 use crate::merkle::Forest;
+use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
 use crate::twoslot::SlotError;
 use crate::version::{ActorId, Object};
@@ -231,6 +232,9 @@ impl Store {
     /// [`DrainStep::Closed`]; the log's writer must go on until it does.
     pub fn close(&self) {
         self.inner.closing.store(true, Ordering::Release);
+        if is_planted(Mutant::ApplyLate) {
+            (0..SHARDS).for_each(|shard| drop(self.inner.table.lock(shard)));
+        }
         self.inner.wake.notify();
     }
 

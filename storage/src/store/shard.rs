@@ -42,6 +42,8 @@ pub(super) struct Shard {
     dirty: Vec<Key>,
     /// Where the eviction hand stands.
     hand: usize,
+    /// A write that a planted bug holds back.
+    late: Option<(Key, Slot, u64)>,
 }
 
 impl Shard {
@@ -51,7 +53,18 @@ impl Shard {
             generation: 1,
             dirty: Vec::new(),
             hand: 0,
+            late: None,
         }
+    }
+
+    /// Holds a write back: [`ApplyLate`](crate::mutants::Mutant::ApplyLate).
+    pub(super) fn put_off(&mut self, key: Key, slot: Slot, sequence: u64) {
+        self.late = Some((key, slot, sequence));
+    }
+
+    /// The write that was held back.
+    pub(super) fn take_late(&mut self) -> Option<(Key, Slot, u64)> {
+        self.late.take()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {

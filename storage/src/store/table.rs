@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::entry::{Entry, Slot, Weight};
 use super::shard::Shard;
 use crate::key::Key;
+use crate::mutants::{Mutant, is_planted};
 
 /// Number of shards.
 pub(super) const SHARDS: usize = 256;
@@ -52,6 +53,16 @@ impl Table {
     }
 
     pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        let mut shard = self.lock_as_it_is(shard);
+        if is_planted(Mutant::ApplyLate)
+            && let Some((key, slot, sequence)) = shard.take_late()
+        {
+            self.write(&mut shard, &key, slot, sequence);
+        }
+        shard
+    }
+
+    fn lock_as_it_is(&self, shard: usize) -> MutexGuard<'_, Shard> {
         // A panic under this lock is a bug of ours that ends the process; until then reads may go on.
         self.shards[shard]
             .lock()
@@ -64,7 +75,7 @@ impl Table {
 
     /// All shards, locked in order. Nobody else holds two of them out of order.
     pub(super) fn lock_all(&self) -> Vec<MutexGuard<'_, Shard>> {
-        (0..SHARDS).map(|shard| self.lock(shard)).collect()
+        (0..SHARDS).map(|shard| self.lock_as_it_is(shard)).collect()
     }
 
     /// Counts a change of weight.

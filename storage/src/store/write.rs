@@ -280,7 +280,11 @@ impl Inner {
         let sequence = self
             .log
             .append(|buffer| codec::encode_object(key, logged.record(), buffer));
-        self.table.write(shard, key, slot, sequence);
+        if is_planted(Mutant::ApplyLate) {
+            shard.put_off(key.clone(), slot, sequence);
+        } else {
+            self.table.write(shard, key, slot, sequence);
+        }
         sequence
     }
 
