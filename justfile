@@ -33,6 +33,11 @@ down:
 sim seed *args:
     cargo run -p ringfort-tests --bin sim -- --seed {{seed}} {{args}}
 
+# Plant each bug in turn and count the seeds until it is found: the table of tests/README.md
+hunt *args:
+    cargo build --release -p ringfort-tests --features mutants --bins
+    target/release/hunt {{args}}
+
 # Many seeds of the simulation, e.g. `just soak --seeds 1000 --minutes 60`
 soak *args:
     cargo build --release -p ringfort-tests --bins

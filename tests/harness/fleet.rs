@@ -50,7 +50,8 @@ pub fn run(
     });
 }
 
-fn run_one(sim: &Path, extra: &[String], seed: u64) -> Verdict {
+/// Runs one seed in a process of its own.
+pub fn run_one(sim: &Path, extra: &[String], seed: u64) -> Verdict {
     let output = Command::new(sim)
         .args(["--json", "--seed", &seed.to_string()])
         .args(extra)

@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod history;
 #[cfg(test)]
 mod liveness;
+pub mod hunt;
 pub mod medium;
 pub mod net;
 pub mod outside;

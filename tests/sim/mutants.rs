@@ -1,0 +1,39 @@
+//! The checker bites: bugs that are planted are found, by seeds that pass without them.
+
+use std::path::Path;
+
+use ringfort_tests::{
+    faults::{Kind, first_seed_of},
+    hunt::{Search, search},
+};
+
+const SIM: &str = env!("CARGO_BIN_EXE_sim");
+
+/// Finds `mutant` within so many seeds from `first` on.
+fn finds(mutant: &str, first: u64, seeds: u64) {
+    let storm = ["--storm-ms", "3000"].map(str::to_owned);
+    let wanted = Search {
+        mutant: mutant.to_owned(),
+        seeds: first..first + seeds,
+    };
+    let found = search(Path::new(SIM), &storm, &wanted);
+    assert_eq!(found.unsound, [0; 0], "they fail without {mutant}, too");
+    assert!(found.seed.is_some(), "{mutant} is not found");
+}
+
+#[test]
+fn a_merge_that_drops_siblings_is_found() {
+    finds("DropSibling", 0, 3);
+}
+
+#[test]
+fn a_log_that_is_not_synced_is_found() {
+    finds("SkipSync", first_seed_of(&[Kind::Crash]), 3);
+}
+
+#[test]
+fn a_message_of_a_stale_epoch_that_is_taken_is_found() {
+    // Of the stranger's messages as many are foreign as are stale.
+    let both = [Kind::Stranger, Kind::Stranger];
+    finds("AcceptStaleEpoch", first_seed_of(&both), 2);
+}
