@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
         .bytes(".")
+        // In order, so that equal messages are equal bytes.
+        .btree_map(".")
         .compile_fds(descriptors)?;
     Ok(())
 }

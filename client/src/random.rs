@@ -2,6 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[expect(
+    clippy::disallowed_types,
+    reason = "the edge where a client's seed is drawn, unless it was handed in"
+)]
 use rand::{
     RngExt, SeedableRng,
     rngs::{StdRng, SysRng},

@@ -171,6 +171,10 @@ impl Failure {
     }
 
     /// The failure as the status of a unary call: `ErrorInfo`, `RetryInfo`, and the whole in [`ERROR_TRAILER`].
+    #[expect(
+        clippy::disallowed_types,
+        reason = "tonic-types takes no other map; nobody reads its order"
+    )]
     pub fn to_status(&self) -> Status {
         let mut details = ErrorDetails::new();
         details.set_error_info(

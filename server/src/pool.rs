@@ -43,6 +43,10 @@ impl ThreadPool {
     ///
     /// # Errors
     /// The system gave no thread.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge with the pool's threads"
+    )]
     pub fn new(threads: usize, limit: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::default()),

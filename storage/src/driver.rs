@@ -4,6 +4,11 @@
 //! Keeps I7: the pool's queue is bounded and refuses what does not fit. A failure never ends the process here: it is
 //! [reported](Threads::fatal), once, and whoever runs the node decides.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the edge with threads, and a clock of their own for pace and watchdog only"
+)]
+
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -256,10 +261,6 @@ fn run_jobs(queue: &Mutex<Receiver<Job>>, store: &Store, failed: &Failed) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the threads' own clock, for pace and watchdog only"
-)]
 fn now() -> Instant {
     Instant::now()
 }

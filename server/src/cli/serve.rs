@@ -7,6 +7,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+#[expect(
+    clippy::disallowed_types,
+    reason = "the edge where a node's seed is drawn"
+)]
 use rand::{TryRng, rngs::SysRng};
 use ringfort_storage::{disk::RealDisk, engine::sled::SledHome};
 use serde_json::json;

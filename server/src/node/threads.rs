@@ -1,5 +1,7 @@
 //! Production's driver of a store: threads.
 
+#![expect(clippy::disallowed_methods, reason = "the edge with threads")]
+
 use std::{io, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};

@@ -1,5 +1,7 @@
 //! Runs the writer on a thread of its own: production's driver, and the only place of the log with a thread.
 
+#![expect(clippy::disallowed_methods, reason = "the edge with the log thread")]
+
 use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Judges many images, two at a time, and bounds each: an open that hangs is a failure, not a hang of the test.
 
+#![expect(clippy::disallowed_methods, reason = "images are judged side by side")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The writer's steps: one disk action each, groups, segments, failures.
 
+#![expect(clippy::disallowed_methods, reason = "appenders that race")]
+
 use super::*;
 use crate::disk::sim::Fault;
 use crate::disk::{Disk, RealDisk};
