@@ -48,6 +48,8 @@ pub struct Storm {
     back_at_ms: Vec<Option<u64>>,
     /// What decides when the power goes out again after the next start of a node.
     cut_at_start: Vec<Option<u64>>,
+    /// Nodes whose disks are to rot when they have stopped, with what decides how.
+    rots_at_stop: Vec<Option<u64>>,
     /// Whether some fault of the schedule may make nodes end by themselves.
     may_end: bool,
     normal_latency: Duration,
@@ -81,6 +83,7 @@ impl Storm {
         Storm {
             back_at_ms: vec![None; nodes.len()],
             cut_at_start: vec![None; nodes.len()],
+            rots_at_stop: vec![None; nodes.len()],
             may_end,
             restores: Restores::new(nodes.len()),
             nodes,
@@ -161,6 +164,7 @@ impl Storm {
             }
         }
         self.cut_at_start.fill(None);
+        self.rots_at_stop.fill(None);
         for node in &self.nodes {
             node.medium.disk.keep_power();
         }
@@ -210,6 +214,9 @@ impl Storm {
         }
         let Some(ended) = node.ended() else { return };
         self.restores.ended(i, &node, now_ms);
+        if let Some(seed) = self.rots_at_stop[i].take() {
+            self.flip(&node, seed);
+        }
         self.back_at_ms[i] = Some(now_ms + RESTART_MS);
         if let Err(why) = ended {
             self.history.lose(i);
@@ -313,6 +320,11 @@ impl Storm {
                 }
             }
             Kind::FailEngine => node.medium.engine.fail(),
+            // Half of the time after a clean stop: then the log holds nothing that would write the rotten rows anew.
+            Kind::BitFlip if fault.seed.is_multiple_of(2) && node.is_ready() => {
+                self.rots_at_stop[fault.node] = Some(fault.seed);
+                node.stop();
+            }
             Kind::BitFlip => {
                 self.flip(&node, fault.seed);
                 node.medium.kill(fault.seed);
