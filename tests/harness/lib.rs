@@ -12,9 +12,9 @@ pub mod driver;
 pub mod faults;
 pub mod fleet;
 pub mod history;
+pub mod hunt;
 #[cfg(test)]
 mod liveness;
-pub mod hunt;
 pub mod medium;
 pub mod net;
 pub mod outside;

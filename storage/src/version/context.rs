@@ -7,10 +7,10 @@
 //!   covers only the dot that was read: a replica that takes a write with the clock alone could not tell the other
 //!   copy, when that arrives, from a new write, and the overwritten value would be back (I4).
 //!
-//! Shape, integers little-endian: `version 1 B ‖ actors u32 ‖ (actor u64 ‖ counter u64)* ‖ (client u64 ‖ sequence u64 ‖
-//! applied at u64 ms ‖ dots u32 ‖ (index of the actor u32 ‖ counter u64)*)* ‖ checksum u64`, the checksum being
-//! `xxh3_64` over all before it, seeded with cluster id, token and framed key. It guards against accidents, not against
-//! forgers.
+//! Shape: `version 1 B ‖ actors n ‖ (actor 8 B ‖ counter n)* ‖ (client 8 B ‖ sequence n ‖ applied at n ms ‖ dots n ‖
+//! (place of the actor n ‖ counter n)*)* ‖ checksum 8 B`, where n is an integer in groups of seven bits, the lowest first,
+//! all but the last marked by the eighth bit, and bytes are little-endian. The checksum is `xxh3_64` over all before it,
+//! seeded with cluster id, token and framed key. It guards against accidents, not against forgers.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -20,8 +20,8 @@ use crate::key::Key;
 
 const VERSION: u8 = 2;
 const CLOCK_ENTRY_BYTES: usize = 16;
-const REQUEST_BYTES: usize = 28;
-const DOT_BYTES: usize = 12;
+/// The fewest bytes of a request: two dozen are usual.
+const REQUEST_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 8;
 
 /// What a reader has seen: the clock of the object, and the requests that it listed.
@@ -71,24 +71,23 @@ pub struct BadContext;
 /// The opaque bytes of the context of `object`, as it was read from `key`.
 pub fn encode(object: &Object, cluster: u64, key: &Key) -> Bytes {
     let (clock, requests) = (&object.clock, &object.applied);
-    let dots: usize = requests.iter().map(|entry| entry.dots.len()).sum();
-    let len = 5 + CLOCK_ENTRY_BYTES * clock.len() + REQUEST_BYTES * requests.len();
-    let mut out = BytesMut::with_capacity(len + DOT_BYTES * dots + CHECKSUM_BYTES);
+    let usual = 2 + CLOCK_ENTRY_BYTES * clock.len() + 2 * REQUEST_BYTES * requests.len();
+    let mut out = BytesMut::with_capacity(usual + CHECKSUM_BYTES);
     out.put_u8(VERSION);
-    out.put_u32_le(number(clock.len()));
+    put_number(&mut out, clock.len() as u64);
     for (actor, counter) in clock.iter() {
         out.put_u64_le(actor.0);
-        out.put_u64_le(counter);
+        put_number(&mut out, counter);
     }
     for entry in requests {
         out.put_u64_le(entry.request.client);
-        out.put_u64_le(entry.request.sequence);
-        out.put_u64_le(entry.at_ms);
-        out.put_u32_le(number(entry.dots.len()));
+        put_number(&mut out, entry.request.sequence);
+        put_number(&mut out, entry.at_ms);
+        put_number(&mut out, entry.dots.len() as u64);
         for dot in entry.dots.iter() {
-            let index = clock.index(dot.actor).expect("the clock covers each dot");
-            out.put_u32_le(number(index));
-            out.put_u64_le(dot.counter);
+            let place = clock.index(dot.actor).expect("the clock covers each dot");
+            put_number(&mut out, place as u64);
+            put_number(&mut out, dot.counter);
         }
     }
     let checksum = checksum(&out, cluster, key);
@@ -96,8 +95,29 @@ pub fn encode(object: &Object, cluster: u64, key: &Key) -> Bytes {
     out.freeze()
 }
 
-fn number(len: usize) -> u32 {
-    u32::try_from(len).expect("an object is bounded in bytes")
+fn put_number(out: &mut BytesMut, mut number: u64) {
+    while number >= 0x80 {
+        out.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+/// `None`: cut, too large, or not in the fewest groups.
+fn get_number(body: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let byte = body.try_get_u8().ok()?;
+        let group = u64::from(byte & 0x7f);
+        if group.checked_shl(shift)? >> shift != group {
+            return None;
+        }
+        number |= group << shift;
+        if byte < 0x80 {
+            return (byte > 0 || shift == 0).then_some(number);
+        }
+    }
+    None
 }
 
 /// What a client gave back for `key`.
@@ -118,11 +138,11 @@ fn parse(mut body: &[u8]) -> Option<Context> {
     if body.try_get_u8().ok()? != VERSION {
         return None;
     }
-    let actors = body.try_get_u32_le().ok()?;
-    let mut entries = Vec::with_capacity((actors as usize).min(body.len() / CLOCK_ENTRY_BYTES));
+    let actors = get_number(&mut body)?;
+    let mut entries = Vec::new();
     for _ in 0..actors {
         let actor = ActorId(body.try_get_u64_le().ok()?);
-        entries.push((actor, body.try_get_u64_le().ok()?));
+        entries.push((actor, get_number(&mut body)?));
     }
     let mut applied = Vec::with_capacity(body.len() / REQUEST_BYTES);
     while !body.is_empty() {
@@ -138,13 +158,12 @@ fn parse(mut body: &[u8]) -> Option<Context> {
 
 fn parse_request(body: &mut &[u8], actors: &[(ActorId, u64)]) -> Option<Applied> {
     let client = body.try_get_u64_le().ok()?;
-    let request = RequestId::new(client, body.try_get_u64_le().ok()?);
-    let at_ms = body.try_get_u64_le().ok()?;
-    let count = body.try_get_u32_le().ok()?;
-    let mut dots = Vec::with_capacity((count as usize).min(body.len() / DOT_BYTES));
-    for _ in 0..count {
-        let (actor, _) = actors.get(body.try_get_u32_le().ok()? as usize)?;
-        dots.push(Dot::new(*actor, body.try_get_u64_le().ok()?));
+    let request = RequestId::new(client, get_number(body)?);
+    let at_ms = get_number(body)?;
+    let mut dots = Vec::new();
+    for _ in 0..get_number(body)? {
+        let place = usize::try_from(get_number(body)?).ok()?;
+        dots.push(Dot::new(actors.get(place)?.0, get_number(body)?));
     }
     Some(Applied {
         request,
@@ -222,7 +241,7 @@ mod tests {
                     "cut to {len}"
                 );
             }
-            for more in [1, CLOCK_ENTRY_BYTES, REQUEST_BYTES + DOT_BYTES] {
+            for more in [1, CLOCK_ENTRY_BYTES, REQUEST_BYTES] {
                 let longer = [&context[..], &vec![0; more]].concat();
                 assert_eq!(decode(&longer, CLUSTER, &key()), Err(BadContext));
             }
@@ -250,41 +269,48 @@ mod tests {
     #[test]
     fn valid_checksums_do_not_make_a_context() {
         let sealed = |body: &[u8]| [body, &checksum(body, CLUSTER, &key()).to_le_bytes()].concat();
-        let actor = |counter: u8| [[1; 8], [counter, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let request = |dots: &[u8]| [&[0; 24][..], dots].concat();
-        let one = [&[VERSION, 1, 0, 0, 0][..], &actor(5)].concat();
-        let dot = |index: u8, counter: u8| [index, 0, 0, 0, counter, 0, 0, 0, 0, 0, 0, 0];
+        let actor = |counter: u8| [&[1; 8][..], &[counter]].concat();
+        // Of client 0, sequence and time 0.
+        let request = |dots: &[u8]| [&[0; 10][..], dots].concat();
+        let one = [&[VERSION, 1][..], &actor(5)].concat();
         let bad = [
             vec![],
             vec![VERSION],
-            vec![VERSION + 1, 0, 0, 0, 0],
-            vec![VERSION, 0, 0, 0, 0, 0],
+            vec![VERSION + 1, 0],
+            vec![VERSION, 0, 0],
+            // A number that is longer than it need be, one that is cut, one over 64 bits.
+            vec![VERSION, 0x80, 0],
+            vec![VERSION, 0x80],
+            [&[VERSION][..], &[0xff; 9], &[2]].concat(),
             // Fewer actors than it says; a zero counter; one actor twice.
-            vec![VERSION, 1, 0, 0, 0],
-            [&[VERSION, 1, 0, 0, 0][..], &actor(0)].concat(),
-            [&[VERSION, 2, 0, 0, 0][..], &actor(1), &actor(2)].concat(),
+            vec![VERSION, 1],
+            [&[VERSION, 1][..], &actor(0)].concat(),
+            [&[VERSION, 2][..], &actor(1), &actor(2)].concat(),
             // A request without a dot, with fewer than it says, of an unknown actor, not covered; twice the same.
-            [&one[..], &request(&[0, 0, 0, 0])].concat(),
-            [&one[..], &request(&[2, 0, 0, 0]), &dot(0, 1)].concat(),
-            [&one[..], &request(&[1, 0, 0, 0]), &dot(1, 1)].concat(),
-            [&one[..], &request(&[1, 0, 0, 0]), &dot(0, 6)].concat(),
-            [
-                &one[..],
-                &request(&[1, 0, 0, 0]),
-                &dot(0, 1),
-                &request(&[1, 0, 0, 0]),
-                &dot(0, 2),
-            ]
-            .concat(),
+            [&one[..], &request(&[0])].concat(),
+            [&one[..], &request(&[2, 0, 1])].concat(),
+            [&one[..], &request(&[1, 1, 1])].concat(),
+            [&one[..], &request(&[1, 0, 6])].concat(),
+            [&one[..], &request(&[1, 0, 1]), &request(&[1, 0, 2])].concat(),
         ];
         for body in bad {
             let context = decode(&sealed(&body), CLUSTER, &key());
             assert_eq!(context, Err(BadContext), "{body:?}");
         }
-        let good = [&one[..], &request(&[1, 0, 0, 0]), &dot(0, 5)].concat();
+        let good = [&one[..], &request(&[1, 0, 5])].concat();
         assert!(decode(&sealed(&good), CLUSTER, &key()).is_ok());
-        let nothing = decode(&sealed(&[VERSION, 0, 0, 0, 0]), CLUSTER, &key());
+        let nothing = decode(&sealed(&[VERSION, 0]), CLUSTER, &key());
         assert_eq!(nothing, Ok(Context::default()));
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_were() {
+        for number in [0, 1, 127, 128, 300, 1 << 35, u64::MAX >> 1, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_number(&mut out, number);
+            let mut left = &out[..];
+            assert_eq!((get_number(&mut left), left), (Some(number), &[][..]));
+        }
     }
 
     /// Guards the format: clients hold contexts across upgrades.
@@ -295,5 +321,6 @@ mod tests {
         assert_eq!(hex, PINNED);
     }
 
-    const PINNED: &str = "020100000000000000000100000300000000000000000000000200000001000000000000000168e5cf8b01000001000000000000000100000000000000503741b6eb8a88af";
+    const PINNED: &str =
+        "020100000000000100000300000000020000000181d095ffbc310100011d20926f5d2fffad";
 }
