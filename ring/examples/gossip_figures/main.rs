@@ -145,6 +145,7 @@ fn placement(count: u32, partitions: u32) {
         #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
         let began = Instant::now();
         let placement = Placement::compute(&layout);
+        #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
         let took = began.elapsed();
         placement.map(|placement| (layout, placement, took))
     };

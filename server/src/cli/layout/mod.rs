@@ -5,6 +5,10 @@ mod staged;
 
 use std::path::PathBuf;
 
+#[expect(
+    clippy::disallowed_types,
+    reason = "the edge where a member's placement id is drawn"
+)]
 use rand::{TryRng, rngs::SysRng};
 use ringfort_client::Client;
 use ringfort_proto::v1;
