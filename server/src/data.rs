@@ -57,6 +57,8 @@ pub struct DataPath {
     pub coordinator: Arc<Coordinator>,
     /// Connections to the other members.
     pub links: Arc<Links>,
+    /// Fences of what is sent, and what epochs others' had.
+    pub fences: Fences,
     /// Serves peers: goes into the [`DataSlot`](crate::peer::DataSlot).
     pub replica: Arc<Replica>,
     tasks: Vec<AbortHandle>,
@@ -90,7 +92,7 @@ impl DataPath {
         let carried = carry_heard(Arc::clone(&parts.heard), parts.store.clone());
         let replica = Replica::new(ReplicaParts {
             views: parts.views,
-            fences,
+            fences: fences.clone(),
             heard: parts.heard,
             store: parts.store.clone(),
             pool: parts.pool,
@@ -111,6 +113,7 @@ impl DataPath {
         DataPath {
             coordinator,
             links,
+            fences,
             replica,
             tasks,
         }

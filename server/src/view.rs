@@ -1,6 +1,7 @@
 //! What this node knows of the cluster while it serves a request.
 //!
-//! Keeps I6 (owners come from the layout alone, never from who is alive) and gives I9 its cluster id and epoch.
+//! Keeps I6 (owners come from the layouts alone, never from who is alive) and gives I9 its cluster id and epoch. The rules of
+//! I3 across a change of layouts are [`History`]'s; here they are looked up by partition.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +9,8 @@ use std::{
 };
 
 use ringfort_ring::{
-    ClusterId, Epoch, Layout, Member, NodeName, PartitionId, Placement, PlacementError,
+    ClusterId, Epoch, History, Layout, Member, NodeName, PartitionId, Placement, PlacementError,
+    StoreId,
 };
 use ringfort_storage::mutants::{Mutant, is_planted};
 use tokio::sync::watch;
@@ -16,68 +18,152 @@ use tokio::sync::watch;
 /// Why a view could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// This node is no member of the layout.
-    #[error("{0} is no member of the layout")]
-    NotAMember(NodeName),
-    /// The layout has no placement.
+    /// This node's store is in no live layout.
+    #[error("the store {0} is in no live layout")]
+    NotListed(StoreId),
+    /// A layout has no placement.
     #[error(transparent)]
     Placement(#[from] PlacementError),
 }
 
+/// One live layout with its placement.
+#[derive(Debug, Clone)]
+pub struct Live {
+    layout: Layout,
+    placement: Arc<Placement>,
+    me: Option<usize>,
+}
+
+impl Live {
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The owners of a partition, as places among this layout's members, in preference order.
+    pub fn owners(&self, partition: PartitionId) -> &[u16] {
+        self.placement.owners(partition)
+    }
+
+    /// This node's place among this layout's members, if it is one.
+    pub fn me(&self) -> Option<usize> {
+        self.me
+    }
+
+    fn is_mine(&self, partition: PartitionId) -> bool {
+        let owners = self.owners(partition).iter();
+        self.me
+            .is_some_and(|me| owners.clone().any(|&owner| usize::from(owner) == me))
+    }
+}
+
 /// One state of the cluster, as this node sees it. Replaced as a whole when anything of it changes.
+///
+/// What is told by places among members speaks of the layout that this node reads from.
 #[derive(Debug)]
 pub struct View {
     cluster: ClusterId,
-    layout: Layout,
-    placement: Placement,
-    me: usize,
-    /// By member: the partitions whose copy there does not count toward R.
-    unsynced: Vec<BTreeSet<PartitionId>>,
+    store: StoreId,
+    history: History,
+    /// One or two, the older first.
+    live: Vec<Live>,
+    /// Which of `live` this node counts R in.
+    read: usize,
+    /// As many of `live` this store takes writes by, and answers reads by.
+    writes: usize,
+    answers: usize,
+    /// The partitions whose copy does not count toward R: as told, by member of the layout read from, and this node's.
+    unsynced: BTreeMap<NodeName, BTreeSet<PartitionId>>,
+    of_readers: Vec<BTreeSet<PartitionId>>,
+    own_unsynced: BTreeSet<PartitionId>,
 }
 
 impl View {
-    /// The view of the member called `me`; `unsynced` names the partitions whose copies do not count toward R.
+    /// The view of the node that holds `store`; `unsynced` names the partitions whose copies do not count toward R.
     ///
     /// # Errors
     /// [`ViewError`].
     pub fn new(
         cluster: ClusterId,
-        layout: Layout,
-        me: &NodeName,
+        history: &History,
+        store: StoreId,
         unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
     ) -> Result<Self, ViewError> {
-        let placement = Placement::compute(&layout)?;
-        let me = layout
-            .index_of(me)
-            .ok_or_else(|| ViewError::NotAMember(me.clone()))?;
-        let unsynced = layout
-            .members()
-            .iter()
-            .map(|member| unsynced.get(&member.name).cloned().unwrap_or_default())
-            .collect();
+        Self::make(cluster, history, store, unsynced, &[])
+    }
+
+    /// Placements of layouts that are `known` are taken from there: a decree that amends leaves owners as they are.
+    fn make(
+        cluster: ClusterId,
+        history: &History,
+        store: StoreId,
+        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
+        known: &[Live],
+    ) -> Result<Self, ViewError> {
+        let decree = history.decree();
+        let me = decree.member_of(store);
+        let me = me.ok_or(ViewError::NotListed(store))?.name.clone();
+        let live = decree.live().iter().map(|layout| {
+            let same = known.iter().find(|k| k.layout.epoch() == layout.epoch());
+            Ok(Live {
+                placement: match same {
+                    Some(same) => Arc::clone(&same.placement),
+                    None => Arc::new(Placement::compute(layout)?),
+                },
+                me: layout.members().iter().position(|m| m.store_id == store),
+                layout: layout.clone(),
+            })
+        });
+        let live: Vec<Live> = live.collect::<Result<_, ViewError>>()?;
+        let of = |name| unsynced.get(name).cloned().unwrap_or_default();
+        let read = history.read_layout(store).epoch();
+        let read = live.iter().rposition(|l| l.layout.epoch() == read);
+        let read = read.unwrap_or(0);
         Ok(View {
             cluster,
-            layout,
-            placement,
-            me,
-            unsynced,
+            store,
+            writes: history.takes_writes_by(store).count(),
+            answers: history.answers_reads_by(store).count(),
+            of_readers: {
+                let members = live[read].layout.members().iter();
+                members.map(|member| of(&member.name)).collect()
+            },
+            own_unsynced: of(&me),
+            history: history.clone(),
+            live,
+            read,
+            unsynced: unsynced.clone(),
         })
     }
 
-    /// The same by another state of the layout; what is unsynced stays, by name.
+    /// The same by a newer history.
     ///
     /// # Errors
     /// [`ViewError`].
-    pub fn with_layout(&self, layout: &Layout) -> Result<View, ViewError> {
-        let members = self.layout.members().iter().zip(&self.unsynced);
-        let unsynced = members
-            .map(|(member, unsynced)| (member.name.clone(), unsynced.clone()))
-            .collect();
-        View::new(
+    pub fn with_history(&self, history: &History) -> Result<View, ViewError> {
+        Self::make(
             self.cluster,
-            layout.clone(),
-            &self.my_member().name,
-            &unsynced,
+            history,
+            self.store,
+            &self.unsynced,
+            &self.live,
+        )
+    }
+
+    /// The same with other copies that do not count toward R.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn with_unsynced(
+        &self,
+        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
+    ) -> Result<View, ViewError> {
+        Self::make(
+            self.cluster,
+            &self.history,
+            self.store,
+            unsynced,
+            &self.live,
         )
     }
 
@@ -86,63 +172,124 @@ impl View {
         self.cluster
     }
 
-    /// The layout that reads are routed by.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// What it was made of.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
-    /// The placement of that layout.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    /// The layout's epoch.
+    /// The newest decree's epoch: what fences carry.
     pub fn epoch(&self) -> Epoch {
-        self.layout.epoch()
+        self.history.epoch()
     }
 
-    /// This node's place among the members.
-    pub fn me(&self) -> usize {
-        self.me
+    /// Below this epoch no message is taken: who sent it knows no layout that lives.
+    pub fn oldest_epoch(&self) -> Epoch {
+        self.live[0].layout.epoch()
     }
 
-    /// This node, as the layout lists it.
+    /// The layouts that writes go to, W in each; the older first.
+    pub fn live(&self) -> &[Live] {
+        &self.live
+    }
+
+    /// All members of live layouts, each once, as the newest that lists it has it.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        let (newest, older) = self.live.split_last().expect("one is live");
+        let gone = older.iter().flat_map(|live| live.layout.members());
+        let gone = gone.filter(|member| newest.layout.member(&member.name).is_none());
+        newest.layout.members().iter().chain(gone)
+    }
+
+    /// The layout that this node reads from.
+    pub fn layout(&self) -> &Layout {
+        &self.live[self.read].layout
+    }
+
+    /// The layout that clients are told.
+    pub fn client_layout(&self) -> &Layout {
+        self.history.client_layout()
+    }
+
+    /// The placement of [`Self::layout`].
+    pub fn placement(&self) -> &Placement {
+        &self.live[self.read].placement
+    }
+
+    /// Which of [`Self::live`] this node reads from.
+    pub fn read_index(&self) -> usize {
+        self.read
+    }
+
+    /// This node's place among the members that it reads from, if it is one of them yet.
+    pub fn me(&self) -> Option<usize> {
+        self.live[self.read].me
+    }
+
+    /// This node's store.
+    pub fn my_store(&self) -> StoreId {
+        self.store
+    }
+
+    /// This node, as the newest layout that has it lists it.
     pub fn my_member(&self) -> &Member {
-        &self.layout.members()[self.me]
+        let listed = self.live.iter().rev().find_map(|live| {
+            let me = live.me?;
+            live.layout.members().get(me)
+        });
+        listed.expect("a view is made only for a store that is listed")
     }
 
-    /// The member called `name`.
+    /// The member called `name`, of whichever live layout.
     pub fn member(&self, name: &NodeName) -> Option<&Member> {
-        self.layout.member(name)
+        let mut live = self.live.iter().rev();
+        live.find_map(|live| live.layout.member(name))
     }
 
     /// The owners of a partition, as places among the members, in preference order.
     pub fn owners(&self, partition: PartitionId) -> &[u16] {
-        self.placement.owners(partition)
+        self.live[self.read].owners(partition)
     }
 
     /// Whether the copy of `partition` on that member counts toward R, as far as this node knows.
     pub fn is_synced(&self, member: usize, partition: PartitionId) -> bool {
-        let unsynced = &self.unsynced[member];
-        is_planted(Mutant::CountUnsynced) || unsynced.is_empty() || !unsynced.contains(&partition)
+        is_counted(&self.of_readers[member], partition)
     }
 
-    /// Whether this node is an owner of `partition`.
-    pub fn is_mine(&self, partition: PartitionId) -> bool {
-        self.owners(partition)
-            .iter()
-            .any(|&owner| usize::from(owner) == self.me)
+    /// Whether this node may coordinate operations on `partition`: an owner by the layout that it reads from, and synced.
+    pub fn coordinates(&self, partition: PartitionId) -> bool {
+        self.live[self.read].is_mine(partition) && is_counted(&self.own_unsynced, partition)
     }
 
-    /// Whether this node's copy of `partition` counts toward R: it is an owner, and synced.
-    pub fn is_mine_and_synced(&self, partition: PartitionId) -> bool {
-        self.is_mine(partition) && self.is_synced(self.me, partition)
+    /// Whether this store takes writes to `partition`: it is an owner by a layout that it has acknowledged.
+    pub fn takes_writes(&self, partition: PartitionId) -> bool {
+        let mut taken = self.live[..self.writes].iter();
+        taken.any(|live| live.is_mine(partition))
+    }
+
+    /// Whether this store refuses a write that was counted at `epoch`: it knows a newer one that the writer did not.
+    pub fn refuses_write(&self, epoch: Epoch) -> bool {
+        self.history.refuses_write(self.store, epoch) && !is_planted(Mutant::AcceptStaleEpoch)
+    }
+
+    /// Whether this store's copy of `partition` counts toward R: it is synced, and an owner by a layout whose partitions it has.
+    pub fn answers_reads(&self, partition: PartitionId) -> bool {
+        let mut answered = self.live[..self.answers].iter();
+        answered.any(|live| live.is_mine(partition)) && is_counted(&self.own_unsynced, partition)
     }
 
     /// The partitions whose copy on that member does not count toward R.
     pub fn unsynced(&self, member: usize) -> &BTreeSet<PartitionId> {
-        &self.unsynced[member]
+        &self.of_readers[member]
     }
+
+    /// The same by name.
+    pub fn unsynced_of(&self, name: &NodeName) -> Option<&BTreeSet<PartitionId>> {
+        self.unsynced.get(name)
+    }
+}
+
+fn is_counted(unsynced: &BTreeSet<PartitionId>, partition: PartitionId) -> bool {
+    is_planted(Mutant::CountUnsynced) || unsynced.is_empty() || !unsynced.contains(&partition)
 }
 
 /// The current [`View`], shared by all parts of a node.
@@ -184,7 +331,7 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
-    use ringfort_ring::{PlacementId, StoreId};
+    use ringfort_ring::{Decree, PlacementId, Trackers};
 
     use super::*;
 
@@ -192,7 +339,7 @@ mod tests {
         NodeName::new(format!("n{n}")).expect("valid")
     }
 
-    fn layout() -> Layout {
+    fn layout(epoch: u64, members: std::ops::Range<u64>) -> Layout {
         let member = |n| Member {
             name: name(n),
             placement_id: PlacementId(n),
@@ -203,32 +350,119 @@ mod tests {
             peer_addr: String::new(),
             http_addr: String::new(),
         };
-        Layout::new(Epoch(1), 8, 2, (0..3).map(member).collect()).expect("valid")
+        Layout::new(Epoch(epoch), 8, 2, members.map(member).collect()).expect("valid")
+    }
+
+    fn founded() -> History {
+        History::new(Arc::new(Decree::founding(layout(1, 0..3))))
+    }
+
+    /// Node 3 joins.
+    fn joining() -> History {
+        let live = vec![layout(1, 0..3), layout(2, 0..4)];
+        let decree = Decree::new(Epoch(2), live, BTreeMap::new()).expect("valid");
+        History::new(Arc::new(decree))
+    }
+
+    fn through(history: &mut History, store: u64, [ack, merged, flipped]: [u64; 3]) {
+        let trackers = Trackers {
+            ack: Epoch(ack),
+            merged: Epoch(merged),
+            flipped: Epoch(flipped),
+        };
+        assert!(history.hear(StoreId(store), trackers));
+    }
+
+    fn view(history: &History, store: u64) -> View {
+        View::new(ClusterId(1), history, StoreId(store), &BTreeMap::new()).expect("listed")
     }
 
     #[test]
     fn unsynced_partitions_are_kept_by_member() {
         let unsynced = BTreeMap::from([(name(1), BTreeSet::from([PartitionId(3)]))]);
-        let view = View::new(ClusterId(1), layout(), &name(2), &unsynced).expect("a member");
-        assert_eq!((view.me(), view.my_member().name.as_str()), (2, "n2"));
+        let view = View::new(ClusterId(1), &founded(), StoreId(2), &unsynced).expect("a member");
+        assert_eq!((view.me(), view.my_member().name.as_str()), (Some(2), "n2"));
         assert!(!view.is_synced(1, PartitionId(3)));
         assert!(view.is_synced(1, PartitionId(4)) && view.is_synced(0, PartitionId(3)));
         assert_eq!(view.owners(PartitionId(0)).len(), 2);
-        let mine: Vec<_> = view
-            .layout()
-            .partition_ids()
-            .filter(|&p| view.is_mine(p))
-            .collect();
+        let partitions = view.layout().partition_ids();
+        let mine: Vec<_> = partitions.filter(|&p| view.coordinates(p)).collect();
         assert!(
             !mine.is_empty() && mine.len() < 8,
             "two of three nodes own each"
         );
-        assert!(mine.iter().all(|&p| view.is_mine_and_synced(p)));
+        assert!(mine.iter().all(|&p| view.answers_reads(p)));
+        assert!(mine.iter().all(|&p| view.takes_writes(p)));
+        assert!(view.refuses_write(Epoch(0)) && !view.refuses_write(Epoch(1)));
+        let all = view.layout().partition_ids().collect();
+        let none = view
+            .with_unsynced(&BTreeMap::from([(name(2), all)]))
+            .expect("a member");
+        assert!(
+            !mine
+                .iter()
+                .any(|&p| none.coordinates(p) || none.answers_reads(p))
+        );
+        assert!(mine.iter().all(|&p| none.takes_writes(p)));
+    }
+
+    #[test]
+    fn a_node_that_joins_takes_writes_past_its_ack_and_answers_once_merged() {
+        let mut history = joining();
+        let new = view(&history, 3);
+        assert_eq!(
+            (new.epoch(), new.me(), new.live().len()),
+            (Epoch(2), None, 2)
+        );
+        assert_eq!(new.my_member().name, name(3));
+        assert_eq!(new.members().count(), 4);
+        let partitions = new.live()[1].layout().partition_ids();
+        let given: Vec<_> = partitions.filter(|&p| new.live()[1].is_mine(p)).collect();
+        assert!(!given.is_empty());
+        let none = |can: &dyn Fn(PartitionId) -> bool| !given.iter().any(|&p| can(p));
+        let all = |can: &dyn Fn(PartitionId) -> bool| given.iter().all(|&p| can(p));
+        assert!(none(&|p| new.takes_writes(p)) && !new.refuses_write(Epoch(1)));
+        through(&mut history, 3, [2, 1, 1]);
+        let acked = new.with_history(&history).expect("listed");
+        assert!(all(&|p| acked.takes_writes(p)) && acked.refuses_write(Epoch(1)));
+        assert!(none(&|p| acked.answers_reads(p)));
+        through(&mut history, 3, [2, 2, 1]);
+        let merged = new.with_history(&history).expect("listed");
+        assert!(all(&|p| merged.answers_reads(p)) && none(&|p| merged.coordinates(p)));
+        through(&mut history, 3, [2, 2, 2]);
+        let flipped = new.with_history(&history).expect("listed");
+        assert!(all(&|p| flipped.coordinates(p)));
+        assert_eq!(flipped.layout().epoch(), Epoch(2));
+        assert_eq!(flipped.client_layout().epoch(), Epoch(1));
+        for store in 0..3 {
+            through(&mut history, store, [2, 2, 2]);
+        }
+        let last = new.with_history(&history).expect("listed");
+        assert_eq!(last.client_layout().epoch(), Epoch(2));
+    }
+
+    #[test]
+    fn an_older_view_of_the_data_stays_with_its_owners_until_they_flip() {
+        let mut history = joining();
+        let old = view(&history, 0);
+        assert_eq!(old.layout().epoch(), Epoch(1));
+        through(&mut history, 0, [2, 2, 2]);
+        let new = old.with_history(&history).expect("listed");
+        assert_eq!(new.layout().epoch(), Epoch(2));
+        let partitions = || old.layout().partition_ids();
+        let lost: Vec<_> = partitions()
+            .filter(|&p| old.coordinates(p) && !new.coordinates(p))
+            .collect();
+        assert!(!lost.is_empty(), "a joining node takes some over");
+        assert!(
+            lost.iter()
+                .all(|&p| new.takes_writes(p) && new.answers_reads(p))
+        );
     }
 
     #[test]
     fn a_stranger_has_no_view() {
-        let view = View::new(ClusterId(1), layout(), &name(9), &BTreeMap::new());
-        assert!(matches!(view, Err(ViewError::NotAMember(stranger)) if stranger == name(9)));
+        let view = View::new(ClusterId(1), &founded(), StoreId(9), &BTreeMap::new());
+        assert!(matches!(view, Err(ViewError::NotListed(StoreId(9)))));
     }
 }

@@ -70,7 +70,7 @@ impl Step<'_> {
         };
         let partition = arrival.addressed.partition;
         let owners = Owners::new(self.view.owners(partition), |member| self.peer_of(member));
-        match owners.filter(|_| self.view.is_synced(self.view.me(), partition)) {
+        match owners.filter(|_| self.view.coordinates(partition)) {
             Some(owners) => self.start(operation, arrival, owners),
             None if origin == Origin::Client => self.forward(operation, arrival),
             None => Err(self.not_synced(partition)),

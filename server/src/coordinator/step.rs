@@ -105,7 +105,8 @@ impl<'a> Step<'a> {
             .is_some_and(|known| Arc::ptr_eq(known, &view))
         {
             let members = view.layout().members().iter().enumerate();
-            let peers = members.map(|(i, m)| (i != view.me()).then(|| parts.links.peer(&m.name)));
+            let peers =
+                members.map(|(i, m)| (Some(i) != view.me()).then(|| parts.links.peer(&m.name)));
             state.routes = Routes {
                 peers: peers.collect(),
                 view: Some(Arc::clone(&view)),

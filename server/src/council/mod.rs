@@ -7,6 +7,7 @@
 //! This version follows new addresses alone: decrees that change owners or stores are neither voted for nor adopted, because
 //! the data path writes to one layout and moves nothing yet.
 
+pub mod listen;
 mod propose;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,11 @@ use ringfort_proto::{
     peer::{self, peer_client::PeerClient},
 };
 use ringfort_ring::{
-    ClusterId, DecodeError, Decree, Epoch, History, Kind, Layout, StoreId, TwoDecrees,
+    ClusterId, DecodeError, Decree, Epoch, History, Kind, Layout, StoreId, Trackers, TwoDecrees,
     consensus::{Acceptor, Effect, Promises, Request, Response, Seat},
 };
 use ringfort_storage::identity::{Identity, IdentityFile};
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::{
@@ -95,8 +97,8 @@ impl From<CouncilError> for Status {
     }
 }
 
-/// Who is told of a new layout.
-pub type Follow = Box<dyn Fn(&Layout) + Send + Sync>;
+/// Who is told of a new decree, and of news in others' trackers.
+pub type Follow = Box<dyn Fn(&History) + Send + Sync>;
 
 /// What the council is made of.
 pub struct Parts {
@@ -124,6 +126,8 @@ pub struct Council {
     net: Arc<dyn Net>,
     state: Mutex<State>,
     follow: OnceLock<Follow>,
+    /// What this store has to tell has changed.
+    changed: watch::Sender<()>,
     /// One proposal of this node at a time: a second would outbid the first.
     proposing: tokio::sync::Mutex<()>,
 }
@@ -149,12 +153,13 @@ impl Council {
     pub fn new(parts: Parts) -> Result<Arc<Self>, DecodeError> {
         let identity = parts.identity.current();
         let promises = promises_of(&identity, &parts.founding)?;
-        let state = State {
-            history: History::new(promises.decree.clone()),
-            promises,
-        };
+        let me = StoreId(identity.store_id);
+        let mut history = History::new(promises.decree.clone());
+        history.hear(me, promises.trackers);
+        let state = State { history, promises };
         Ok(Arc::new(Council {
-            me: StoreId(identity.store_id),
+            me,
+            changed: watch::Sender::new(()),
             cluster: parts.cluster,
             identity: parts.identity,
             net: parts.net,
@@ -164,10 +169,10 @@ impl Council {
         }))
     }
 
-    /// Calls `follow` with each new layout from now on, and once with the present one.
+    /// Calls `follow` with each new state from now on, and once with the present one.
     pub fn follow(&self, follow: Follow) {
         let state = self.state();
-        follow(state.history.decree().newest());
+        follow(&state.history);
         // Set once, at the start.
         let _ = self.follow.set(follow);
     }
@@ -244,12 +249,37 @@ impl Council {
         }
         let promises = state.promises.clone().with_decree(decree.clone());
         self.keep(&mut state, promises)?;
+        // Its own word is the durable one.
+        history.hear(self.me, state.promises.trackers);
         state.history = history;
         tracing::info!(epoch = %decree.epoch(), "the layout was amended");
-        if let Some(follow) = self.follow.get() {
-            follow(decree.newest());
-        }
+        self.told(&state);
         Ok(true)
+    }
+
+    /// Takes over what others said of their trackers; of this store its own durable word alone counts.
+    pub fn hear(&self, said: impl IntoIterator<Item = (StoreId, Trackers)>) {
+        let mut state = self.state();
+        let others = said.into_iter().filter(|(store, _)| *store != self.me);
+        let mut news = false;
+        for (store, trackers) in others {
+            news |= state.history.hear(store, trackers);
+        }
+        if news {
+            self.told(&state);
+        }
+    }
+
+    fn told(&self, state: &State) {
+        if let Some(follow) = self.follow.get() {
+            follow(&state.history);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// What this node knows.
+    pub fn history(&self) -> History {
+        self.state().history.clone()
     }
 
     /// Answers [`peer::VoteRequest`].

@@ -97,6 +97,33 @@ fn a_vote_and_a_decree_survive_a_restart() {
 }
 
 #[test]
+fn the_own_trackers_are_those_on_the_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let council = council(&dir);
+    let trackers = |epoch| Trackers::starting_at(Epoch(epoch));
+    council.hear([(StoreId(1), trackers(5)), (StoreId(2), trackers(5))]);
+    council.hear([(StoreId(9), trackers(5))]);
+    let history = council.history();
+    assert_eq!(
+        history.trackers_of(StoreId(1)),
+        trackers(1),
+        "only its own word"
+    );
+    assert_eq!(history.trackers_of(StoreId(2)), trackers(5));
+    assert!(!history.known().contains_key(&StoreId(9)), "a stranger");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let said = told.clone();
+    council.follow(Box::new(move |history: &History| {
+        said.lock()
+            .expect("whole")
+            .push(history.trackers_of(StoreId(3)).ack);
+    }));
+    council.hear([(StoreId(3), trackers(2))]);
+    council.hear([(StoreId(3), trackers(1))]);
+    assert_eq!(*told.lock().expect("whole"), [Epoch(1), Epoch(2)]);
+}
+
+#[test]
 fn what_this_version_cannot_carry_out_is_neither_voted_for_nor_adopted() {
     let dir = tempfile::tempdir().expect("a directory");
     let council = council(&dir);

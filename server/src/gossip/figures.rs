@@ -14,7 +14,7 @@ pub fn figures(gossip: &Arc<Gossiper>) -> FamilyProbe {
     Box::new(move || {
         let view = gossip.parts.views.current();
         let me = gossip.parts.me.store_id;
-        let others = view.layout().members().iter().filter(|m| m.store_id != me);
+        let others = view.members().filter(|m| m.store_id != me);
         let healths: Vec<(String, NodeHealth)> = others
             .filter_map(|m| Some((m.name.to_string(), gossip.health(m.store_id)?)))
             .collect();

@@ -99,7 +99,7 @@ impl Gossiper {
         let generation = parts.clock.wall_ms();
         let settings = Settings::default();
         let mut core = Gossip::new(parts.me.store_id, generation, settings, parts.seed);
-        core.follow(0, parts.views.current().layout().members());
+        core.follow(0, parts.views.current().members());
         let listing = Value::Listing(Arc::new(parts.me.clone()));
         core.set(Topic::LISTING, listing)
             .expect("a listing is far smaller than an entry may be");
@@ -180,8 +180,7 @@ impl Gossiper {
         let mut core = self.core();
         if tick == 0 || views.has_changed().unwrap_or(false) {
             let view = views.borrow_and_update().clone();
-            core.follow(now_ms, view.layout().members());
-            self.keep(core.set(Topic::EPOCH, Value::number(view.epoch().0)));
+            core.follow(now_ms, view.members());
         }
         if tick.is_multiple_of(SEQUENCE_EVERY_TICKS) {
             let sequence = *self.parts.durable.borrow();

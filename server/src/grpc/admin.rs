@@ -163,7 +163,7 @@ fn status(
         .iter()
         .enumerate()
         .map(|(index, member)| match answers.get(&member.name) {
-            _ if index == view.me() => Some(me),
+            _ if Some(index) == view.me() => Some(me),
             answer => answer?.as_ref(),
         })
         .collect();
@@ -220,7 +220,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use ringfort_ring::{
-        ClusterId, Epoch, Layout, Member, NodeName, PlacementId, gossip::LinkHealth,
+        ClusterId, Decree, Epoch, History, Layout, Member, NodeName, PlacementId,
+        gossip::LinkHealth,
     };
 
     use super::*;
@@ -237,8 +238,9 @@ mod tests {
             http_addr: format!("{name}:3"),
         });
         let layout = Layout::new(Epoch(1), 16, 3, members.collect()).expect("valid");
-        let me = NodeName::new(names[0]).expect("a valid name");
-        View::new(ClusterId(7), layout, &me, &BTreeMap::new()).expect("a member")
+        let me = layout.members()[0].store_id;
+        let history = History::new(Arc::new(Decree::founding(layout)));
+        View::new(ClusterId(7), &history, me, &BTreeMap::new()).expect("a member")
     }
 
     #[test]

@@ -247,19 +247,17 @@ impl Kv for KvService {
         _request: Request<v1::GetLayoutRequest>,
     ) -> Result<Response<v1::GetLayoutResponse>, Status> {
         let view = self.coordinator.parts().views.current();
-        let members = view.layout().members().iter().enumerate();
-        let unsynced = members.filter(|&(index, _)| !view.unsynced(index).is_empty());
-        let unsynced = unsynced.map(|(index, member)| v1::UnsyncedPartitions {
-            node: member.name.to_string(),
-            partitions: view
-                .unsynced(index)
-                .iter()
-                .map(|partition| partition.0)
-                .collect(),
+        let layout = view.client_layout();
+        let unsynced = layout.members().iter().filter_map(|member| {
+            let unsynced = view.unsynced_of(&member.name)?;
+            (!unsynced.is_empty()).then(|| v1::UnsyncedPartitions {
+                node: member.name.to_string(),
+                partitions: unsynced.iter().map(|partition| partition.0).collect(),
+            })
         });
         Ok(Response::new(v1::GetLayoutResponse {
             cluster_id: view.cluster().0,
-            read_layout: Some(layout_to_wire(view.layout())),
+            read_layout: Some(layout_to_wire(layout)),
             newest_epoch: view.epoch().0,
             unsynced: unsynced.collect(),
             node: view.my_member().name.to_string(),

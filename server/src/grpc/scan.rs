@@ -159,7 +159,7 @@ impl Scans {
         peer::Fence {
             cluster_id: view.cluster().0,
             epoch: view.epoch().0,
-            store_id: view.my_member().store_id.0,
+            store_id: view.my_store().0,
             durable_sequence: *self.parts.store.durable().borrow(),
         }
     }
@@ -171,7 +171,7 @@ impl Scans {
         member: usize,
         request: peer::ScanRequest,
     ) -> Option<Answer> {
-        let response = if member == view.me() {
+        let response = if Some(member) == view.me() {
             self.ask_own(request).await
         } else {
             let name = &view.layout().members()[member].name;

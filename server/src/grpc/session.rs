@@ -214,11 +214,11 @@ impl SessionStream {
             left => (state.request_bytes as u64 * left as u64 / before as u64) as usize,
         };
         state.news = false;
-        let epoch = self.views.current().epoch().0;
+        let view = self.views.current();
         v1::SessionResponse {
             results,
-            read_epoch: epoch,
-            newest_epoch: epoch,
+            read_epoch: view.client_layout().epoch().0,
+            newest_epoch: view.epoch().0,
             draining: *self.draining.borrow(),
         }
     }

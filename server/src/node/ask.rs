@@ -11,7 +11,7 @@ use ringfort_proto::{
     Failure, Reason,
     peer::{HelloRequest, HelloResponse, peer_client::PeerClient},
 };
-use ringfort_ring::{Layout, NodeName};
+use ringfort_ring::{Decree, NodeName};
 use tonic::transport::Channel;
 
 use crate::{
@@ -38,9 +38,9 @@ struct Reached {
 }
 
 impl Asker {
-    /// Asks the members of `layout` other than this node. Connects with the first question.
+    /// Asks the members of the decree's layouts other than this node. Connects with the first question.
     pub fn new(
-        layout: &Layout,
+        decree: &Decree,
         roster: Arc<Roster>,
         net: &Arc<dyn Net>,
         connect_timeout: Duration,
@@ -51,19 +51,23 @@ impl Asker {
             connect_timeout,
             members: Mutex::default(),
         };
-        asker.follow(layout);
+        asker.follow(decree);
         asker
     }
 
-    /// Asks the members of `layout` from now on; those that stay where they are keep their connections.
-    pub fn follow(&self, layout: &Layout) {
+    /// Asks the members of its layouts from now on; those that stay where they are keep their connections.
+    pub fn follow(&self, decree: &Decree) {
         let me = &self.roster.me().name;
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.retain(|name, reached| {
-            let listed = layout.member(name);
-            listed.is_some_and(|member| member.peer_addr == reached.addr)
+            let mut listed = decree.live().iter().rev();
+            listed
+                .find_map(|layout| layout.member(name))
+                .is_some_and(|member| member.peer_addr == reached.addr)
         });
-        for member in layout.members().iter().filter(|member| member.name != *me) {
+        let newest_first = decree.live().iter().rev();
+        let listed = newest_first.flat_map(|layout| layout.members());
+        for member in listed.filter(|member| member.name != *me) {
             members.entry(member.name.clone()).or_insert_with(|| {
                 let channel = channel(&self.net, &member.peer_addr, self.connect_timeout);
                 let client = PeerClient::new(channel);

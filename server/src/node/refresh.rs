@@ -16,7 +16,7 @@ use crate::{
     council::Council,
     metrics::{Gauge, Probe},
     peer::{Heard, Links},
-    view::{View, Views},
+    view::Views,
 };
 
 /// Pause between two rounds; to it comes a jitter, the same on one node every time.
@@ -27,7 +27,6 @@ const JITTER_MS: u64 = 250;
 /// What the refresh needs.
 pub(super) struct Parts {
     pub asker: Arc<Asker>,
-    pub council: Arc<Council>,
     pub views: Views,
     pub store: Store,
     pub heard: Arc<Heard>,
@@ -79,18 +78,17 @@ pub(super) async fn run(parts: Parts) {
         let view = parts.views.current();
         let mut unsynced = start::unsynced(&view.my_member().name, &parts.store, &answers);
         let mut changed = false;
-        for (index, member) in view.layout().members().iter().enumerate() {
+        for member in view.members() {
             // Of one that is silent the last word stands.
-            let known = view.unsynced(index);
+            let known = view.unsynced_of(&member.name).cloned().unwrap_or_default();
             let now = unsynced
                 .entry(member.name.clone())
                 .or_insert_with(|| known.clone());
-            changed |= now != known;
+            changed |= *now != known;
         }
         if changed {
             replace(&parts.views, &unsynced);
         }
-        catch_up(&parts.council, &answers).await;
         for (store_id, sequence) in parts.heard.all() {
             parts.store.hear(store_id.0, sequence);
         }
@@ -124,8 +122,7 @@ type Unsynced = std::collections::BTreeMap<
 fn replace(views: &Views, unsynced: &Unsynced) {
     // The layout may have been amended since: it is the present one that stays.
     views.update(|view| {
-        let me = &view.my_member().name;
-        View::new(view.cluster(), view.layout().clone(), me, unsynced)
+        view.with_unsynced(unsynced)
             .inspect_err(|error| {
                 tracing::error!(%error, "a view that was fine is none any more: a bug");
             })
@@ -133,7 +130,7 @@ fn replace(views: &Views, unsynced: &Unsynced) {
     });
 }
 
-/// Takes over the newest decree of a member that knows a newer one.
+/// At the start: takes over the newest decree of a member that knows a newer one. Later the council listens.
 pub(super) async fn catch_up(council: &Council, answers: &Answers) {
     let newest = council.newest();
     let ahead = answers

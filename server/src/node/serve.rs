@@ -146,7 +146,7 @@ impl Node {
         let council = council.map_err(|error| Fatal::Start(error.to_string()))?;
         let _ = base.greeter.council.set(council.clone());
         let asker = Arc::new(Asker::new(
-            council.newest().newest(),
+            &council.newest(),
             roster.clone(),
             self.net(),
             self.config.connect_timeout,
@@ -154,10 +154,9 @@ impl Node {
         let answers = asker.ask(self.config.hello_timeout).await;
         start::judge_memory(&base.store, &answers)?;
         refresh::catch_up(&council, &answers).await;
-        let me = &roster.me().name;
-        let unsynced = start::unsynced(me, &base.store, &answers);
-        let newest = council.newest();
-        let view = View::new(decree.cluster, newest.newest().clone(), me, &unsynced);
+        let me = roster.me();
+        let unsynced = start::unsynced(&me.name, &base.store, &answers);
+        let view = View::new(decree.cluster, &council.history(), me.store_id, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
         council.follow(follow(views.clone(), asker.clone()));
 
@@ -165,6 +164,14 @@ impl Node {
         tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
         let data = self.data_path(&base, &views);
+        tasks.spawn(council::listen::run(
+            council.clone(),
+            council::listen::Ears {
+                gossip: gossip.clone(),
+                ahead: data.fences.ahead(),
+                routes: self.routes.clone(),
+            },
+        ));
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
         self.metrics
             .add_probe(refresh::figures(&base.store, &data.links));
@@ -173,14 +180,13 @@ impl Node {
             asker: asker.clone(),
             greeter: base.greeter.clone(),
             gossip,
-            council: council.clone(),
+            council,
             net: self.net().clone(),
             timeout: self.config.status_timeout,
         };
         let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
         tasks.spawn(refresh::run(refresh::Parts {
             asker,
-            council,
             views,
             store: base.store.clone(),
             heard: self.heard.clone(),
@@ -288,16 +294,16 @@ impl Node {
     }
 }
 
-/// What a new layout is told to: the view that requests are served by, and who asks the members.
+/// What news of layouts are told to: the view that requests are served by, and who asks the members.
 fn follow(views: Views, asker: Arc<Asker>) -> council::Follow {
-    Box::new(move |layout| {
+    Box::new(move |history| {
         views.update(|view| {
-            let changed = view.layout() != layout;
-            let view = changed.then(|| view.with_layout(layout))?;
+            let changed = view.history() != history;
+            let view = changed.then(|| view.with_history(history))?;
             view.inspect_err(|error| tracing::error!(%error, "a layout that gives no view: a bug"))
                 .ok()
         });
-        asker.follow(layout);
+        asker.follow(history.decree());
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use ringfort_proto::{Failure, Reason, peer};
@@ -51,12 +51,22 @@ impl Heard {
     }
 }
 
+/// The highest epoch heard, and of whom: what is not known here yet is to be fetched there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whose fence said so.
+    pub store: StoreId,
+}
+
 /// How a fence compares with this node's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
-    /// Same cluster, and an epoch that is not older than mine.
+    /// Same cluster, and an epoch under which some layout that lives was known. Whether a *write* is too old the store
+    /// judges, by its own promise.
     Current,
-    /// Same cluster, older epoch: the newer one is to be told.
+    /// Same cluster, and no layout that lives was known to the sender: mine, the newer epoch, is to be told.
     Stale(Epoch),
     /// Another cluster: refuse.
     Foreign,
@@ -68,6 +78,7 @@ pub struct Fences {
     views: Views,
     store_id: StoreId,
     durable: watch::Receiver<u64>,
+    ahead: Arc<watch::Sender<Option<Ahead>>>,
 }
 
 impl Fences {
@@ -77,7 +88,13 @@ impl Fences {
             views,
             store_id,
             durable,
+            ahead: Arc::new(watch::Sender::new(None)),
         }
+    }
+
+    /// Changes whenever a fence has a higher epoch than all before.
+    pub fn ahead(&self) -> watch::Receiver<Option<Ahead>> {
+        self.ahead.subscribe()
     }
 
     /// The fence of a message that is sent now.
@@ -91,11 +108,17 @@ impl Fences {
         }
     }
 
-    /// Judges the fence of a message that came.
+    /// Judges the fence of a message that came, and notes an epoch that is news.
     pub fn judge(&self, fence: &peer::Fence) -> Fenced {
         let view = self.views.current();
         let foreign = fence.cluster_id != view.cluster().0;
-        let stale = fence.epoch < view.epoch().0;
+        let stale = fence.epoch < view.oldest_epoch().0;
+        if !foreign && fence.epoch > view.epoch().0 {
+            self.note_ahead(Ahead {
+                epoch: Epoch(fence.epoch),
+                store: StoreId(fence.store_id),
+            });
+        }
         if foreign && !is_planted(Mutant::AcceptForeign) {
             Fenced::Foreign
         } else if stale && !is_planted(Mutant::AcceptStaleEpoch) {
@@ -103,6 +126,16 @@ impl Fences {
         } else {
             Fenced::Current
         }
+    }
+
+    fn note_ahead(&self, heard: Ahead) {
+        self.ahead.send_if_modified(|known| {
+            let news = known.is_none_or(|known| known.epoch < heard.epoch);
+            if news {
+                *known = Some(heard);
+            }
+            news
+        });
     }
 
     /// The refusal of a message from another cluster.

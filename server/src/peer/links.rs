@@ -9,7 +9,7 @@ use std::{
 };
 
 use ringfort_proto::peer::{self, peer_client::PeerClient};
-use ringfort_ring::NodeName;
+use ringfort_ring::{Member, NodeName};
 use tokio::{sync::watch, task::AbortHandle};
 use tonic::transport::Channel;
 
@@ -24,7 +24,7 @@ use crate::{
     gossip::Routes,
     limits::{Limits, PEER_LARGE_BYTES, PEER_MESSAGE_BYTES_MAX},
     net::Net,
-    view::Views,
+    view::{View, Views},
 };
 
 /// A peer, as this process numbers it: by the order in which it met the names.
@@ -111,10 +111,8 @@ impl Links {
             tasks: Mutex::new(Vec::new()),
         });
         let view = links.parts.views.current();
-        for (index, member) in view.layout().members().iter().enumerate() {
-            if index != view.me() {
-                links.peer(&member.name);
-            }
+        for member in others(&view) {
+            links.peer(&member.name);
         }
         links
     }
@@ -162,10 +160,8 @@ impl Links {
     /// Starts the lanes of the links numbered from `first`; returns how many links there are.
     fn start_from(self: &Arc<Self>, first: usize, events: &Arc<dyn LinkEvents>) -> usize {
         let view = self.parts.views.current();
-        for (index, member) in view.layout().members().iter().enumerate() {
-            if index != view.me() {
-                self.peer(&member.name);
-            }
+        for member in others(&view) {
+            self.peer(&member.name);
         }
         let all = self
             .links
@@ -266,6 +262,12 @@ impl Links {
             changed
         });
     }
+}
+
+/// All members of live layouts but this node.
+fn others(view: &View) -> impl Iterator<Item = &Member> {
+    let me = view.my_store();
+    view.members().filter(move |member| member.store_id != me)
 }
 
 pub(super) const SMALL: usize = 0;

@@ -14,7 +14,7 @@ pub mod replica;
 pub(crate) mod scan;
 pub mod service;
 
-pub use fence::{Fences, Heard};
+pub use fence::{Ahead, Fences, Heard};
 pub use links::{LinkEvents, LinkParts, Links, PeerId};
 pub use replica::{Replica, ReplicaParts};
 pub use service::{DataSlot, Membership, service};

@@ -180,7 +180,7 @@ impl Replica {
     fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
         let key = key_from_wire(&store.key)?;
         // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped.
-        if !view.is_mine(view.layout().partition_of(Token(key.token()))) {
+        if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
             return Err(Reason::NotSynced);
         }
         let floor = Floor {
@@ -228,7 +228,7 @@ impl Replica {
     /// Answers one digest or fetch; hands it back if the engine must be asked first.
     fn read(&self, view: &View, wanted: Missed, answers: &mut Answers) -> Option<Missed> {
         let partition = view.layout().partition_of(Token(wanted.key.token()));
-        if !view.is_mine_and_synced(partition) {
+        if !view.answers_reads(partition) {
             answers.refuse(wanted.id, Reason::NotSynced, 0);
             return None;
         }

@@ -42,7 +42,7 @@ impl ScanParts {
         let first = view.layout().partition_of(Token(request.first_token));
         let last = view.layout().partition_of(Token(request.last_token));
         let partitions = (first.0..=last.0).map(PartitionId);
-        let unsynced = partitions.filter(|&partition| !view.is_mine_and_synced(partition));
+        let unsynced = partitions.filter(|&partition| !view.answers_reads(partition));
         let damaged = page
             .quarantined
             .iter()

@@ -11,7 +11,7 @@ use std::{
 
 use ringfort_proto::{Failure, peer, v1, v1::kv_client::KvClient};
 use ringfort_ring::{
-    ClusterId, Epoch, Layout, Member, NodeName, PartitionId, PlacementId, StoreId,
+    ClusterId, Decree, Epoch, History, Layout, Member, NodeName, PartitionId, PlacementId, StoreId,
 };
 use ringfort_storage::{
     Store,
@@ -163,8 +163,9 @@ impl Node {
             ..StoreConfig::new(member.name.as_str(), layout.partitions())
         };
         let opened = Store::open(parts, &config).expect("a new store opens");
-        let view =
-            View::new(CLUSTER, layout.clone(), &member.name, &BTreeMap::new()).expect("a member");
+        let history = History::new(Arc::new(Decree::founding(layout.clone())));
+        let view = View::new(CLUSTER, &history, member.store_id, &BTreeMap::new());
+        let view = view.expect("a member");
         let views = Views::new(view);
         let counters = Arc::new(Counters::default());
         let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
@@ -237,8 +238,7 @@ impl Node {
             .iter()
             .map(|&name| (name.clone(), all.clone()))
             .collect();
-        let view =
-            View::new(CLUSTER, view.layout().clone(), &self.name, &unsynced).expect("a member");
+        let view = view.with_unsynced(&unsynced).expect("a member");
         self.views.replace(view);
     }
 
