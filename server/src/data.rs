@@ -7,7 +7,7 @@ use ringfort_storage::Store;
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, SteadyClock},
     coordinator::{Coordinator, CoordinatorParts},
     counters::Counters,
     gossip::Routes,
@@ -27,6 +27,8 @@ const HEARD_EVERY: Duration = Duration::from_secs(1);
 pub struct DataParts {
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Time for the ages of request ids.
+    pub steady: Arc<SteadyClock>,
     /// The current view of the cluster.
     pub views: Views,
     /// This node's store.
@@ -80,6 +82,7 @@ impl DataPath {
         });
         let coordinator = Coordinator::new(CoordinatorParts {
             clock: parts.clock,
+            steady: parts.steady,
             views: parts.views.clone(),
             store: parts.store.clone(),
             links: Arc::clone(&links),

@@ -210,6 +210,7 @@ mod tests {
             payload,
             request,
             lowest_unanswered: 0,
+            at_ms: n,
             expires_at_ms: 10 * n,
         };
         base.write(

@@ -215,6 +215,7 @@ fn store(order: &Order) -> peer::Store {
             sequence: 1,
         },
         lowest_unanswered: 0,
+        at_ms: 1,
         expires_at_ms: 0,
     };
     peer::Store {

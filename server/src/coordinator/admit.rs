@@ -176,6 +176,7 @@ impl Step<'_> {
                 payload: spec.payload,
                 request,
                 lowest_unanswered,
+                at_ms: self.parts.steady.at(self.now),
                 expires_at_ms,
             },
             need: spec.need,

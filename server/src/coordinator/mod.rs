@@ -45,7 +45,7 @@ use self::{
     step::{Loads, State, Step},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, SteadyClock},
     counters::{Counters, add},
     gossip::Routes,
     limits::{Limits, TICK},
@@ -71,6 +71,8 @@ pub enum Origin {
 pub struct CoordinatorParts {
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Time for the ages of request ids.
+    pub steady: Arc<SteadyClock>,
     /// The current view.
     pub views: Views,
     /// This node's store.

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::{
     bootstrap::Roster,
+    clock::SteadyClock,
     council::Council,
     counters::{Counters, add},
     gossip::Gossiper,
@@ -30,6 +31,8 @@ pub struct Greeter {
     pub heard: Arc<Heard>,
     /// Its gossip, once it is a member that has recovered.
     pub gossip: OnceLock<Arc<Gossiper>>,
+    /// Its time for the ages of request ids.
+    pub steady: Arc<SteadyClock>,
     /// Counters.
     pub counters: Arc<Counters>,
 }
@@ -38,6 +41,7 @@ impl Greeter {
     /// What this node says of itself, without what it heard of anybody.
     pub fn about_me(&self) -> peer::HelloResponse {
         let mut response = self.roster.hello();
+        response.steady_ms = self.steady.ms();
         response.draining = self.health.phase() == Phase::Draining;
         response.epoch = self
             .council

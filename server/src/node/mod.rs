@@ -33,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 use self::serve::{Base, Running, Tasks};
 use crate::{
     bootstrap::{Decree, Plan, Roster, found},
+    clock::SteadyClock,
     config::Config,
     counters::Counters,
     gossip::Routes,
@@ -104,6 +105,7 @@ struct Node {
     counters: Arc<Counters>,
     heard: Arc<Heard>,
     routes: Arc<Routes>,
+    steady: Arc<SteadyClock>,
     metrics: Arc<Metrics>,
 }
 
@@ -134,6 +136,7 @@ impl Node {
         let metrics = Metrics::new(&config.name, counters.clone(), health.clone());
         Node {
             routes: Arc::default(),
+            steady: Arc::new(SteadyClock::new(parts.clock.clone())),
             metrics: Arc::new(metrics),
             heard: Arc::new(Heard::default()),
             config,
@@ -176,6 +179,7 @@ impl Node {
             council: OnceLock::new(),
             heard: self.heard.clone(),
             gossip: OnceLock::new(),
+            steady: self.steady.clone(),
             counters: self.counters.clone(),
         });
         let slot = DataSlot::default();

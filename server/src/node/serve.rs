@@ -153,6 +153,8 @@ impl Node {
         ));
         let answers = asker.ask(self.config.hello_timeout).await;
         start::judge_memory(&base.store, &answers)?;
+        let others = answers.values().flatten();
+        self.steady.agree(others.map(|answer| answer.steady_ms));
         refresh::catch_up(&council, &answers).await;
         let me = roster.me();
         let unsynced = start::unsynced(&me.name, &base.store, &answers);
@@ -241,6 +243,7 @@ impl Node {
         let seed = self.parts.seed;
         let data = DataPath::start(DataParts {
             clock: self.parts.clock.clone(),
+            steady: self.steady.clone(),
             views: views.clone(),
             store: base.store.clone(),
             store_id: base.greeter.roster.store_id(),

@@ -28,7 +28,7 @@ use tonic::{
 
 use super::MemNet;
 use crate::{
-    clock::Clock,
+    clock::{Clock, SteadyClock},
     coordinator::{Collector, Origin, ReplySink},
     counters::Counters,
     data::{DataParts, DataPath},
@@ -172,6 +172,7 @@ impl Node {
         let pool = Arc::new(TestPool::default());
         let data = DataPath::start(DataParts {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            steady: Arc::new(SteadyClock::new(clock.clone())),
             views: views.clone(),
             store: opened.store.clone(),
             store_id: member.store_id,

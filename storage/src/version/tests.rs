@@ -39,6 +39,7 @@ pub(crate) fn put(sequence: u64, text: &str, context: Option<&Clock>) -> Write {
         payload: NewPayload::Value(value(text)),
         request: RequestId::new(1, sequence),
         lowest_unanswered: 0,
+        at_ms: NOW,
         expires_at_ms: 0,
     }
 }

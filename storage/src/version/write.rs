@@ -16,6 +16,9 @@ pub struct Write {
     pub request: RequestId,
     /// The lowest sequence that this client still waits for: its earlier requests can be forgotten.
     pub lowest_unanswered: u64,
+    /// When it is written, in ms since 1970, by a clock that coordinators nearly agree on: to forget requests by, and nothing
+    /// else.
+    pub at_ms: u64,
     /// From when on a value reads as a tombstone, in ms since 1970; 0: never. Deletes ignore it.
     pub expires_at_ms: u64,
 }
@@ -60,8 +63,8 @@ impl Object {
     /// from now on, so that such a copy is known for what it is when it arrives later.
     ///
     /// The caller has made sure, under the lock of the key, that the base is whole, that the request is new
-    /// ([`Object::find`]) and that the dot is ([`Object::is_fresh`]). `now_ms` decides which values a tombstone
-    /// keeps, and what is pruned from the list of applied requests; nothing else.
+    /// ([`Object::find`]) and that the dot is ([`Object::is_fresh`]). `now_ms`, a wall clock, decides which
+    /// values a tombstone keeps, and nothing else.
     pub fn write(&self, write: &Write, dot: Dot, now_ms: u64) -> Object {
         debug_assert!(self.is_fresh(write, dot), "{dot:?} was seen before");
         debug_assert!(
@@ -121,11 +124,11 @@ impl Object {
             &mut applied,
             Applied {
                 request: write.request,
-                at_ms: now_ms,
+                at_ms: write.at_ms,
                 dots: Dots::one(dot),
             },
         );
-        applied::prune(&mut applied, &siblings, write.floor(), now_ms);
+        applied::prune(&mut applied, &siblings, write.floor(), write.at_ms);
         Object {
             clock,
             siblings,

@@ -175,6 +175,7 @@ impl Run {
                 sequence: self.request,
             },
             lowest_unanswered: self.request.saturating_sub(8),
+            at_ms: NOW_MS,
             expires_at_ms: 0,
         }
     }

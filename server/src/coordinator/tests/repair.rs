@@ -28,6 +28,7 @@ fn write_behind(node: &Node, name: &str, value: &'static str, sequence: u64) {
             sequence,
         },
         lowest_unanswered: 0,
+        at_ms: 1,
         expires_at_ms: 0,
     };
     let limits = WriteLimits {

@@ -19,6 +19,7 @@ fn object(actor: u64) -> Object {
             sequence: 1,
         },
         lowest_unanswered: 0,
+        at_ms: 1,
         expires_at_ms: 0,
     };
     Object::empty().write(

@@ -258,6 +258,7 @@ pub(super) fn put(request: RequestId, value: &[u8], context: Option<Context>) ->
         payload: NewPayload::Value(Value::new(Bytes::copy_from_slice(value))),
         request,
         lowest_unanswered: 0,
+        at_ms: 1,
         expires_at_ms: 0,
     }
 }

@@ -109,6 +109,7 @@ impl World {
             } else {
                 0
             },
+            at_ms: 0,
             expires_at_ms: 0,
         };
         let seen = merged
@@ -122,7 +123,10 @@ impl World {
 
     /// What a coordinator does: nothing, if it knows the request.
     fn apply(&mut self, which: usize, at: usize) {
-        let write = &self.asked[which].write;
+        let write = &Write {
+            at_ms: self.now_ms,
+            ..self.asked[which].write.clone()
+        };
         if self.replicas[at].find(write.request).is_some() {
             return;
         }

@@ -11,12 +11,12 @@ fn requests(object: &Object) -> Vec<u64> {
 }
 
 /// Overwrites `object` with the request `sequence`.
-fn overwrite(object: &Object, sequence: u64, counter: u64, now_ms: u64) -> Object {
-    object.write(
-        &put(sequence, "v", Some(object.clock())),
-        dot(X, counter),
-        now_ms,
-    )
+fn overwrite(object: &Object, sequence: u64, counter: u64, at_ms: u64) -> Object {
+    let write = Write {
+        at_ms,
+        ..put(sequence, "v", Some(object.clock()))
+    };
+    object.write(&write, dot(X, counter), NOW)
 }
 
 #[test]
@@ -77,9 +77,10 @@ fn a_sibling_keeps_its_entry_whatever_its_age() {
     let much_later = NOW + 10 * APPLIED_AGE_MS_MAX;
     let beside = Write {
         lowest_unanswered: 9,
+        at_ms: much_later,
         ..put(9, "b", None)
     };
-    let at_x = at_x.write(&beside, dot(X, 2), much_later);
+    let at_x = at_x.write(&beside, dot(X, 2), NOW);
     assert_eq!(requests(&at_x), [1, 9]);
     assert_eq!(texts(&at_x.merge(at_y)), ["a", "b"]);
 }

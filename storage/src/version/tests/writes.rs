@@ -73,7 +73,11 @@ fn merging_keeps_bytes_that_one_side_has_dropped() {
 #[test]
 fn a_request_applied_twice_ends_as_its_lowest_dot() {
     let first = Object::empty().write(&put(1, "a", None), dot(Y, 1), NOW);
-    let second = Object::empty().write(&put(1, "a", None), dot(X, 7), NOW + 1);
+    let later = Write {
+        at_ms: NOW + 1,
+        ..put(1, "a", None)
+    };
+    let second = Object::empty().write(&later, dot(X, 7), NOW);
     let merged = first.merge(second);
     assert_eq!(dots(&merged), [dot(X, 7)]);
     assert_eq!(merged.clock(), &clock(&[(X, 7), (Y, 1)]));
