@@ -149,6 +149,11 @@ impl SimDisk {
         self.state().faults.push((let_pass, fault));
     }
 
+    /// Forgets the faults that have not struck yet.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Sets the capacity; writes that would grow files past it fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().capacity_bytes = bytes;
