@@ -16,7 +16,7 @@ use crate::{
     net::Net,
     peer::{Fences, Heard, LinkEvents, LinkParts, Links, Replica, ReplicaParts},
     pool::EnginePool,
-    view::Views,
+    view::{View, Views},
 };
 
 /// How often what was heard of other stores is carried to the store.
@@ -92,6 +92,7 @@ impl DataPath {
             counters: Arc::clone(&parts.counters),
             client_id: parts.client_id,
         });
+        let views = parts.views.subscribe();
         let carried = carry_heard(Arc::clone(&parts.heard), parts.store.clone());
         let replica = Replica::new(ReplicaParts {
             views: parts.views,
@@ -110,6 +111,7 @@ impl DataPath {
         let tasks = vec![
             tokio::spawn(Arc::clone(&coordinator).run()).abort_handle(),
             tokio::spawn(follow).abort_handle(),
+            tokio::spawn(follow_views(views, Arc::clone(&coordinator))).abort_handle(),
             tokio::spawn(carried).abort_handle(),
         ];
         links.start(Arc::clone(&coordinator) as Arc<dyn LinkEvents>);
@@ -152,6 +154,13 @@ async fn follow_log(
         let sequence = *durable.borrow_and_update();
         replica.on_durable(sequence);
         coordinator.on_durable(sequence);
+    }
+}
+
+/// Tells the coordinator of each new view.
+async fn follow_views(mut views: watch::Receiver<Arc<View>>, coordinator: Arc<Coordinator>) {
+    while views.changed().await.is_ok() {
+        coordinator.on_view();
     }
 }
 

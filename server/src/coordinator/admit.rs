@@ -69,27 +69,23 @@ impl Step<'_> {
             sink,
         };
         let partition = arrival.addressed.partition;
-        let owners = Owners::new(self.view.owners(partition), |member| self.peer_of(member));
-        match owners.filter(|_| self.view.coordinates(partition)) {
-            Some(owners) => self.start(operation, arrival, owners),
-            None if origin == Origin::Client => self.forward(operation, arrival),
-            None => Err(self.not_synced(partition)),
+        match self.view.coordinates(partition) {
+            true => self.start(operation, arrival),
+            false if origin == Origin::Client => self.forward(operation, arrival),
+            false => Err(self.not_synced(partition)),
         }
     }
 
-    fn start(
-        &mut self,
-        operation: v1::Operation,
-        arrival: Arrival<'_>,
-        owners: Owners,
-    ) -> Result<(), Failure> {
+    fn start(&mut self, operation: v1::Operation, arrival: Arrival<'_>) -> Result<(), Failure> {
         let key = &arrival.addressed.key;
         let view = Arc::clone(&self.view);
         let (layout, cluster) = (view.layout(), view.cluster().0);
         let spec = match operation.kind {
             Some(Kind::Get(get)) => {
                 let spec = operation::check_get(&get, layout)?;
-                self.check_readable(arrival.addressed.partition, owners, spec.need)?;
+                let partition = arrival.addressed.partition;
+                let owners = self.readers(partition);
+                self.check_readable(partition, owners, spec.need)?;
                 let key = key.clone();
                 let reading = Self::new_reading(key, owners, spec.need, None);
                 let id = self.insert(arrival, None, owners, Phase::Reading(Box::new(reading)));
@@ -112,15 +108,10 @@ impl Step<'_> {
             Some(Kind::Delete(delete)) => operation::check_delete(&delete, key, cluster, layout)?,
             None => return Err(Failure::new(Reason::BadRequest, "no operation")),
         };
-        self.start_write(spec, arrival, owners)
+        self.start_write(spec, arrival)
     }
 
-    fn start_write(
-        &mut self,
-        spec: WriteSpec,
-        arrival: Arrival<'_>,
-        owners: Owners,
-    ) -> Result<(), Failure> {
+    fn start_write(&mut self, spec: WriteSpec, arrival: Arrival<'_>) -> Result<(), Failure> {
         if let Some(request) = spec.request {
             if let Some(running) = self.state.running.get(request) {
                 return self.attach(running, arrival);
@@ -133,18 +124,20 @@ impl Step<'_> {
                 return Err(overloaded("too many requests are running", "running"));
             }
         }
-        self.check_writable(owners, spec.need)?;
         let (if_absent, partition) = (spec.if_absent, arrival.addressed.partition);
+        let owners = self.writers(partition);
+        self.check_writable(owners, spec.w)?;
         let read_need = self.view.layout().default_quorum();
-        if if_absent {
-            self.check_readable(partition, owners, read_need)?;
+        let readers = if_absent.then(|| self.readers(partition));
+        if let Some(readers) = readers {
+            self.check_readable(partition, readers, read_need)?;
         }
         let request = spec.request;
         let intent = self.intend(spec);
-        if if_absent {
+        if let Some(readers) = readers {
             let key = arrival.addressed.key.clone();
-            let reading = Self::new_reading(key, owners, read_need, Some(intent));
-            let id = self.insert(arrival, request, owners, Phase::Reading(Box::new(reading)));
+            let reading = Self::new_reading(key, readers, read_need, Some(intent));
+            let id = self.insert(arrival, request, readers, Phase::Reading(Box::new(reading)));
             self.begin_read(id);
         } else {
             let id = self.insert(arrival, request, owners, Phase::Loading(Box::new(intent)));
@@ -179,7 +172,7 @@ impl Step<'_> {
                 at_ms: self.parts.steady.at(self.now),
                 expires_at_ms,
             },
-            need: spec.need,
+            w: spec.w,
             buffered: spec.buffered,
             loads: 0,
         }
@@ -235,6 +228,7 @@ impl Step<'_> {
             verb,
             key,
             partition,
+            epoch: self.view.epoch(),
             started: self.now,
             waiters: vec![waiter],
             request,

@@ -9,6 +9,7 @@
 //! once at its end; what it makes to be answered is delivered after the lock is released.
 
 mod admit;
+mod again;
 mod answer;
 mod operation;
 mod pending;
@@ -137,6 +138,11 @@ impl Coordinator {
     /// The log is durable to `sequence`. One call per group.
     pub fn on_durable(&self, sequence: u64) {
         self.event(|step| step.durable(sequence));
+    }
+
+    /// The view has changed: what was refused for its epoch is sent again.
+    pub fn on_view(&self) {
+        self.event(|step| step.view_changed());
     }
 
     /// Time has passed: deadlines come due.

@@ -41,7 +41,8 @@ pub(super) struct WriteSpec {
     pub lowest_unanswered: u64,
     pub ttl_ms: u64,
     pub if_absent: bool,
-    pub need: u32,
+    /// `None`: the default of each layout.
+    pub w: Option<u32>,
     pub buffered: bool,
 }
 
@@ -176,7 +177,8 @@ fn write_spec(
     options: Option<&v1::WriteOptions>,
     layout: &Layout,
 ) -> Result<WriteSpec, Failure> {
-    let need = quorum("w", options.and_then(|o| o.w), layout)?;
+    let w = options.and_then(|o| o.w);
+    quorum("w", w, layout)?;
     let request = options.and_then(|o| o.request_id.as_ref());
     Ok(WriteSpec {
         payload,
@@ -188,7 +190,7 @@ fn write_spec(
         lowest_unanswered: options.map_or(0, |o| o.lowest_unanswered),
         ttl_ms,
         if_absent,
-        need,
+        w,
         buffered: options.is_some_and(|o| o.durability() == v1::Durability::Buffered),
     })
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringfort_proto::{Failure, Reason};
-use ringfort_ring::PartitionId;
+use ringfort_ring::{Epoch, PartitionId};
 use ringfort_storage::{
     Key,
-    version::{RequestId, Write},
+    version::{Floor, RequestId, Write},
 };
 use tokio::time::Instant;
 
 use super::sink::ReplySink;
 use crate::{
-    core::{OWNERS_MAX, get::Get, put::Put},
+    core::{LAYOUTS_MAX, OwnerSet, UNION_MAX, get::Get, put::Put},
     counters::Verb,
     peer::PeerId,
 };
@@ -26,53 +26,62 @@ pub(super) struct Waiter {
     pub deadline: Instant,
 }
 
-/// The owners of a partition in preference order; this node is one of them.
+/// The owners that an operation speaks to: of a partition by one layout, in preference order, or by several.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owners {
     /// `None`: this node.
-    peers: [Option<PeerId>; OWNERS_MAX],
-    len: usize,
-    own: usize,
+    peers: [Option<PeerId>; UNION_MAX],
+    len: u8,
+    /// This node's place; [`UNION_MAX`] if it is none of them.
+    own: u8,
+    by_layout: [OwnerSet; LAYOUTS_MAX],
 }
 
 impl Owners {
-    /// `None` if this node is none of them. `peer_of` numbers a member, `None` for this node.
-    pub fn new(members: &[u16], peer_of: impl Fn(usize) -> Option<PeerId>) -> Option<Self> {
-        let mut owners = Owners {
-            peers: [None; OWNERS_MAX],
-            len: members.len(),
-            own: OWNERS_MAX,
-        };
-        for (place, &member) in members.iter().enumerate() {
-            owners.peers[place] = peer_of(usize::from(member));
-            if owners.peers[place].is_none() {
-                owners.own = place;
-            }
-        }
-        (owners.own < OWNERS_MAX).then_some(owners)
-    }
-
     /// No owners: the operation is another node's.
     pub fn none() -> Self {
         Owners {
-            peers: [None; OWNERS_MAX],
+            peers: [None; UNION_MAX],
             len: 0,
-            own: OWNERS_MAX,
+            own: UNION_MAX as u8,
+            by_layout: [OwnerSet::default(); LAYOUTS_MAX],
+        }
+    }
+
+    /// Adds the owners by the layout that lives at place `layout`. `peers` numbers its members, `None` for this node.
+    pub fn add(&mut self, layout: usize, members: &[u16], peers: &[Option<PeerId>]) {
+        for &member in members {
+            let peer = peers[usize::from(member)];
+            let place = self.place(peer).unwrap_or_else(|| {
+                let place = usize::from(self.len);
+                self.peers[place] = peer;
+                if peer.is_none() {
+                    self.own = self.len;
+                }
+                self.len += 1;
+                place
+            });
+            self.by_layout[layout].insert(place);
         }
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        usize::from(self.len)
     }
 
-    /// This node's place.
-    pub fn own(&self) -> usize {
-        self.own
+    /// This node's place, if it is one of them.
+    pub fn own(&self) -> Option<usize> {
+        (self.own < self.len).then_some(usize::from(self.own))
+    }
+
+    /// The owners by the layout that lives at this place.
+    pub fn by_layout(&self, layout: usize) -> OwnerSet {
+        self.by_layout[layout]
     }
 
     /// The others: place and peer.
     pub fn others(self) -> impl Iterator<Item = (usize, PeerId)> {
-        (0..self.len).filter_map(move |place| self.peers[place].map(|peer| (place, peer)))
+        (0..self.len()).filter_map(move |place| self.peers[place].map(|peer| (place, peer)))
     }
 
     /// The peer at a place; `None` for this node.
@@ -81,16 +90,20 @@ impl Owners {
     }
 
     pub fn place_of(&self, peer: PeerId) -> Option<usize> {
-        self.peers[..self.len]
-            .iter()
-            .position(|&at| at == Some(peer))
+        self.place(Some(peer))
+    }
+
+    fn place(&self, peer: Option<PeerId>) -> Option<usize> {
+        let mut taken = self.peers[..self.len()].iter();
+        taken.position(|&at| at == peer)
     }
 }
 
 /// A checked write, before its dot is minted.
 pub(super) struct Intent {
     pub write: Write,
-    pub need: u32,
+    /// W in each layout; `None`: the default of each.
+    pub w: Option<u32>,
     pub buffered: bool,
     /// How often its base was loaded.
     pub loads: u8,
@@ -99,7 +112,13 @@ pub(super) struct Intent {
 /// A write after its dot was minted (or found to be minted before).
 pub(super) struct Writing {
     pub put: Put,
+    /// A store knew a newer decree: it is to be sent again once this node knows it, too.
+    pub outdated: bool,
+    pub w: Option<u32>,
     pub buffered: bool,
+    pub floor: Floor,
+    /// The own copy is durable with this sequence of the log.
+    pub sequence: u64,
     /// What the answer says: empty unless the new sibling is the sole one.
     pub context: Bytes,
     pub siblings: u32,
@@ -126,6 +145,8 @@ pub(super) struct Pending {
     pub verb: Verb,
     pub key: Key,
     pub partition: PartitionId,
+    /// The decree by which `owners` are counted.
+    pub epoch: Epoch,
     pub started: Instant,
     /// The first attempt, and those that joined it. Empty once answered.
     pub waiters: Vec<Waiter>,
@@ -163,14 +184,11 @@ impl Pending {
 
 /// The failure of a minted write: it may still apply.
 pub(super) fn outcome_unknown(put: &Put) -> Failure {
-    let why = format!(
-        "{} of {} copies were acknowledged; the write may still apply",
-        put.acks(),
-        put.need()
-    );
+    let (acks, need) = put.shortest();
+    let why = format!("{acks} of {need} copies were acknowledged; the write may still apply");
     Failure::new(Reason::OutcomeUnknown, why)
-        .with("acks", put.acks())
-        .with("need", put.need())
+        .with("acks", acks)
+        .with("need", need)
 }
 
 /// The failure of a forwarded write of which nothing was heard.
@@ -180,4 +198,27 @@ pub(super) fn forward_unanswered() -> Failure {
         "the node it was sent on to did not answer; the write may still apply",
     )
     .with("acks", 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_by_two_layouts_are_each_spoken_to_once() {
+        let (a, b, c) = (Some(PeerId(5)), Some(PeerId(6)), Some(PeerId(7)));
+        let mut owners = Owners::none();
+        assert_eq!((owners.len(), owners.own()), (0, None));
+        owners.add(0, &[2, 0, 1], &[a, None, b]);
+        // The same nodes under other places, and one more.
+        owners.add(1, &[0, 3, 2], &[None, a, b, c]);
+        assert_eq!((owners.len(), owners.own()), (4, Some(2)));
+        let places = |set: OwnerSet| set.iter().collect::<Vec<_>>();
+        assert_eq!(places(owners.by_layout(0)), [0, 1, 2]);
+        assert_eq!(places(owners.by_layout(1)), [0, 2, 3]);
+        let others: Vec<_> = owners.others().collect();
+        assert_eq!(others, [(0, PeerId(6)), (1, PeerId(5)), (3, PeerId(7))]);
+        assert_eq!(owners.place_of(PeerId(7)), Some(3));
+        assert_eq!((owners.place_of(PeerId(8)), owners.peer(2)), (None, None));
+    }
 }

@@ -32,7 +32,7 @@ impl Step<'_> {
     /// A read that has not begun.
     pub fn new_reading(key: Key, owners: Owners, need: u32, then: Option<Intent>) -> Reading {
         Reading {
-            get: Get::new(key, owners.len(), owners.own(), need),
+            get: Get::new(key, owners.len(), owners.own().unwrap_or(0), need),
             then,
             answered: false,
         }
@@ -262,6 +262,7 @@ impl Step<'_> {
                         key,
                         object,
                         buffered: true,
+                        epoch: self.view.epoch().0,
                         ..peer::Store::default()
                     };
                     self.send(peer, Item::Store(store));

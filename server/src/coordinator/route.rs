@@ -11,6 +11,7 @@ use super::{
     step::Step,
 };
 use crate::{
+    core::{LAYOUTS_MAX, put::Quorum},
     counters::add,
     peer::{PeerId, links::Item},
 };
@@ -73,11 +74,45 @@ impl Step<'_> {
         }
     }
 
-    pub fn check_writable(&self, owners: Owners, need: u32) -> Result<(), Failure> {
-        let connected = owners
-            .others()
-            .filter(|&(_, peer)| self.parts.links.connected(peer));
-        quorum_reachable("W", need, 1 + connected.count() as u32)
+    /// The owners by the layout that this node reads from.
+    pub fn readers(&self, partition: PartitionId) -> Owners {
+        let mut owners = Owners::none();
+        let read = self.view.read_index();
+        owners.add(read, self.view.owners(partition), self.peers(read));
+        owners
+    }
+
+    /// The owners by all live layouts: whom an object is sent to.
+    pub fn writers(&self, partition: PartitionId) -> Owners {
+        let mut owners = Owners::none();
+        for (layout, live) in self.view.live().iter().enumerate() {
+            owners.add(layout, live.owners(partition), self.peers(layout));
+        }
+        owners
+    }
+
+    /// How many of whom must hold a copy: W in each live layout.
+    pub fn quorums(&self, owners: Owners, w: Option<u32>) -> [Quorum; LAYOUTS_MAX] {
+        let mut quorums = [Quorum::default(); LAYOUTS_MAX];
+        for (layout, live) in self.view.live().iter().enumerate() {
+            quorums[layout] = Quorum {
+                owners: owners.by_layout(layout),
+                need: w.unwrap_or_else(|| live.layout().default_quorum()),
+            };
+        }
+        quorums
+    }
+
+    pub fn check_writable(&self, owners: Owners, w: Option<u32>) -> Result<(), Failure> {
+        let connected = |place: &usize| {
+            let peer = owners.peer(*place);
+            peer.is_none_or(|peer| self.parts.links.connected(peer))
+        };
+        for quorum in self.quorums(owners, w) {
+            let alive = quorum.owners.iter().filter(connected).count() as u32;
+            quorum_reachable("W", quorum.need, alive)?;
+        }
+        Ok(())
     }
 
     pub fn check_readable(

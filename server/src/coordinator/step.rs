@@ -6,12 +6,13 @@ use ringfort_proto::{
     Failure, Reason, peer,
     v1::{self, operation_result::Kind},
 };
+use ringfort_ring::Epoch;
 use ringfort_storage::{Key, store::Read};
 use tokio::time::Instant;
 
 use super::{
     CoordinatorParts,
-    pending::{Pending, Phase, forward_unanswered},
+    pending::{Pending, Phase, forward_unanswered, outcome_unknown},
     running::Running,
     sink::Deliveries,
     slab::{Deadlines, OpId, Slab},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     counters::Verb,
     peer::{PeerId, links::Item},
-    view::View,
+    view::{Live, View},
     wire::decode_object,
 };
 
@@ -35,6 +36,8 @@ pub(super) struct State {
     pub own_waits: VecDeque<(u64, OpId)>,
     /// The sequence that the log was last said to be durable to.
     pub durable: u64,
+    /// Writes that were refused for their epoch, and wait for the newer one to be known here.
+    pub outdated: Vec<OpId>,
     /// Sequence of the requests that came without an id.
     pub request_sequence: u64,
     routes: Routes,
@@ -48,8 +51,8 @@ pub(super) struct State {
 #[derive(Default)]
 struct Routes {
     view: Option<Arc<View>>,
-    /// By member; `None`: this node.
-    peers: Vec<Option<PeerId>>,
+    /// By live layout and member; `None`: this node.
+    peers: Vec<Vec<Option<PeerId>>>,
 }
 
 impl State {
@@ -60,6 +63,7 @@ impl State {
             running: Running::default(),
             own_waits: VecDeque::new(),
             durable,
+            outdated: Vec::new(),
             request_sequence: 0,
             routes: Routes::default(),
             outgoing: Vec::new(),
@@ -104,11 +108,14 @@ impl<'a> Step<'a> {
             .as_ref()
             .is_some_and(|known| Arc::ptr_eq(known, &view))
         {
-            let members = view.layout().members().iter().enumerate();
-            let peers =
-                members.map(|(i, m)| (Some(i) != view.me()).then(|| parts.links.peer(&m.name)));
+            let peers_of = |live: &Live| {
+                let members = live.layout().members().iter().enumerate();
+                let peers =
+                    members.map(|(i, m)| (Some(i) != live.me()).then(|| parts.links.peer(&m.name)));
+                peers.collect()
+            };
             state.routes = Routes {
-                peers: peers.collect(),
+                peers: view.live().iter().map(peers_of).collect(),
                 view: Some(Arc::clone(&view)),
             };
         }
@@ -137,9 +144,14 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The peer that a member is; `None`: this node.
+    /// The peer that a member of the layout read from is; `None`: this node.
     pub fn peer_of(&self, member: usize) -> Option<PeerId> {
-        self.state.routes.peers[member]
+        self.peers(self.view.read_index())[member]
+    }
+
+    /// The peers that the members of a live layout are; `None`: this node.
+    pub fn peers(&self, layout: usize) -> &[Option<PeerId>] {
+        &self.state.routes.peers[layout]
     }
 
     /// Queues an operation for a peer until the end of the event.
@@ -200,7 +212,11 @@ impl<'a> Step<'a> {
                 epoch = refused.epoch,
                 "a peer refused"
             );
-            self.peer_failed(peer, OpId(refused.id), Sent::Yes);
+            let id = OpId(refused.id);
+            let stale = refused.reason == Reason::StaleEpoch.as_str();
+            if !(stale && self.refused_as_stale(peer, id, Epoch(refused.epoch))) {
+                self.peer_failed(peer, id, Sent::Yes);
+            }
         }
         for result in replies.forwarded {
             self.forwarded(peer, result);
@@ -266,6 +282,7 @@ impl<'a> Step<'a> {
     }
 
     pub fn tick(&mut self) {
+        self.sweep_outdated();
         for id in self.state.deadlines.due(self.now) {
             self.expire(id);
         }
@@ -276,13 +293,17 @@ impl<'a> Step<'a> {
         match phase {
             Some(Phase::Loading(_)) => self.apply(id),
             Some(Phase::Reading(_)) => self.own_read(id, read),
+            Some(Phase::Writing(_)) => self.read_again(id, read),
             _ => {}
         }
     }
 
     pub fn load_failed(&mut self, id: OpId) {
-        if self.state.ops.get(id).is_some() {
-            let failure = Failure::new(Reason::Overloaded, "the key could not be loaded now");
+        if let Some(pending) = self.state.ops.get(id) {
+            let failure = match &pending.phase {
+                Phase::Writing(writing) => outcome_unknown(&writing.put),
+                _ => Failure::new(Reason::Overloaded, "the key could not be loaded now"),
+            };
             self.finish(id, Err(failure));
         }
     }

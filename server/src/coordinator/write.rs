@@ -15,7 +15,8 @@ use ringfort_storage::{
 };
 
 use super::{
-    pending::{Intent, Phase, Writing, outcome_unknown},
+    again::UNCOUNTED,
+    pending::{Intent, Owners, Phase, Writing, outcome_unknown},
     slab::OpId,
     step::Step,
 };
@@ -33,6 +34,9 @@ const RETRY_AFTER_FULL: std::time::Duration = std::time::Duration::from_millis(1
 impl Step<'_> {
     /// Applies a write whose base may be in memory by now, and sends the object to all other owners.
     pub fn apply(&mut self, id: OpId) {
+        if !self.is_counted(id) {
+            return;
+        }
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
@@ -85,7 +89,7 @@ impl Step<'_> {
         let Phase::Loading(intent) = &pending.phase else {
             return;
         };
-        let (need, buffered, floor) = (intent.need, intent.buffered, intent.write.floor());
+        let (w, buffered, floor) = (intent.w, intent.buffered, intent.write.floor());
         let sole = is_sole(record, intent.write.request, self.wall_ms);
         let is_put = pending.verb == Verb::Put;
         let context = if is_put && sole {
@@ -94,18 +98,42 @@ impl Step<'_> {
             Bytes::new()
         };
         let owners = pending.owners;
-        let need = if is_planted(Mutant::AckBeforeW) {
-            1
-        } else {
-            need
+        let put = self.new_put(owners, w);
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
         };
-        let put = Put::new(owners.len(), need);
         pending.phase = Phase::Writing(Writing {
             put,
+            outdated: false,
+            w,
             buffered,
+            floor,
+            sequence,
             context,
             siblings: live as u32,
         });
+        self.send_object(id, record);
+    }
+
+    /// Nothing acknowledged yet, of these owners.
+    pub fn new_put(&self, owners: Owners, w: Option<u32>) -> Put {
+        let mut quorums = self.quorums(owners, w);
+        if is_planted(Mutant::AckBeforeW) {
+            quorums.iter_mut().for_each(|q| q.need = q.need.min(1));
+        }
+        Put::new(quorums)
+    }
+
+    /// Sends the object to all owners as they are counted, and counts the own copy once it is durable.
+    pub fn send_object(&mut self, id: OpId, record: &Record) {
+        let Some(pending) = self.state.ops.get(id) else {
+            return;
+        };
+        let Phase::Writing(writing) = &pending.phase else {
+            return;
+        };
+        let (owners, epoch) = (pending.owners, pending.epoch);
+        let (buffered, floor, sequence) = (writing.buffered, writing.floor, writing.sequence);
         let key = pending.key.framed().clone();
         let object = encode_object(record.object());
         let fewer = usize::from(is_planted(Mutant::SendToFewer));
@@ -119,6 +147,7 @@ impl Step<'_> {
                 reap_generation: 0,
                 client: floor.client,
                 lowest_unanswered: floor.lowest_unanswered,
+                epoch: epoch.0,
             };
             self.send(peer, Item::Store(store));
         }
@@ -136,8 +165,8 @@ impl Step<'_> {
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
-        if let Phase::Writing(writing) = &mut pending.phase {
-            let step = writing.put.acknowledge(pending.owners.own());
+        if let (Phase::Writing(writing), Some(own)) = (&mut pending.phase, pending.owners.own()) {
+            let step = writing.put.acknowledge(own);
             self.settle_write(id, step);
         }
     }
@@ -199,19 +228,13 @@ impl Step<'_> {
     /// A read found nothing: the write that waited for it goes on, under a new id, so that a late reply to the read is
     /// not taken for one to the write.
     pub fn write_after_read(&mut self, id: OpId, intent: Intent) {
-        let Some(mut pending) = self.state.ops.remove(id) else {
+        let Some(id) = self.rename(id) else { return };
+        let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
         pending.phase = Phase::Loading(Box::new(intent));
-        let request = pending.request;
-        let deadlines: Vec<_> = pending.waiters.iter().map(|w| w.deadline).collect();
-        let id = self.state.ops.insert(pending);
-        if let Some(request) = request {
-            self.state.running.enter(request, id);
-        }
-        for deadline in deadlines {
-            self.state.deadlines.add(deadline, id);
-        }
+        // Its owners are so far those that it was read from.
+        pending.epoch = UNCOUNTED;
         self.apply(id);
     }
 }

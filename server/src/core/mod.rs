@@ -1,22 +1,38 @@
 //! The decisions of a request, as pure state machines: events in, a verdict out.
 //!
-//! *Leaves out on purpose*: time, tasks, sockets, storage, and owners' names. An owner is a number below N here.
+//! *Leaves out on purpose*: time, tasks, sockets, storage, and owners' names. An owner is a number here.
 
 pub mod get;
 pub mod put;
 
-/// Owners of a partition at most (N ≤ 7): a set of them fits a byte.
+/// Owners of a partition by one layout, at most (N ≤ 7).
 pub const OWNERS_MAX: usize = 7;
+/// Layouts that live at once, at most.
+pub const LAYOUTS_MAX: usize = ringfort_ring::LIVE_MAX;
+/// Owners of a partition by all live layouts together, at most: a set of them fits two bytes.
+pub const UNION_MAX: usize = LAYOUTS_MAX * OWNERS_MAX;
 
-/// A set of owners, by their place in the preference list.
+/// A set of owners, by their place in the list of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OwnerSet(u8);
+pub struct OwnerSet(u16);
 
 impl OwnerSet {
     /// The set of the first `count` owners.
     pub fn first(count: usize) -> Self {
-        debug_assert!(count <= OWNERS_MAX);
-        OwnerSet(((1_u16 << count) - 1) as u8)
+        debug_assert!(count <= UNION_MAX);
+        OwnerSet((1 << count) - 1)
+    }
+
+    /// Those in either.
+    #[must_use]
+    pub fn union(self, other: OwnerSet) -> OwnerSet {
+        OwnerSet(self.0 | other.0)
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub fn common(self, other: OwnerSet) -> OwnerSet {
+        OwnerSet(self.0 & other.0)
     }
 
     /// Whether `owner` is in the set.
@@ -46,6 +62,6 @@ impl OwnerSet {
 
     /// The owners in the set, ascending.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..OWNERS_MAX).filter(move |&owner| self.contains(owner))
+        (0..UNION_MAX).filter(move |&owner| self.contains(owner))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use ringfort_proto::{Failure, Reason, peer, v1};
-use ringfort_ring::{StoreId, Token, token_of_framed};
+use ringfort_ring::{Epoch, StoreId, Token, token_of_framed};
 use ringfort_storage::{
     Key, Record, Store,
     mutants::{Mutant, is_planted},
@@ -172,6 +172,9 @@ impl Replica {
                 Ok(_) if buffered => answers.stored.push(id),
                 Ok(_) if is_planted(Mutant::AckBeforeSync) => answers.waiting.push((0, id)),
                 Ok(sequence) => answers.waiting.push((sequence, id)),
+                Err(Reason::StaleEpoch) => {
+                    answers.refuse(id, Reason::StaleEpoch, view.epoch().0);
+                }
                 Err(reason) => answers.refuse(id, reason, 0),
             }
         }
@@ -179,7 +182,12 @@ impl Replica {
 
     fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
         let key = key_from_wire(&store.key)?;
-        // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped.
+        // Its owners were counted by who did not know all that this store has promised to write by.
+        if view.refuses_write(Epoch(store.epoch)) {
+            return Err(Reason::StaleEpoch);
+        }
+        // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped. Of a partition
+        // that is given to this store it would be erased before the store acknowledges that.
         if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
             return Err(Reason::NotSynced);
         }

@@ -47,6 +47,8 @@ pub const CLUSTER: ClusterId = ClusterId(0xC1);
 #[derive(Clone)]
 pub struct Options {
     pub nodes: usize,
+    /// How many of them are only in a second live layout.
+    pub joining: usize,
     pub replicas: u32,
     pub partitions: u32,
     pub limits: Limits,
@@ -56,6 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             nodes: 3,
+            joining: 0,
             replicas: 3,
             partitions: 8,
             limits: Limits::default(),
@@ -147,7 +150,8 @@ pub struct Node {
 }
 
 impl Node {
-    async fn start(net: &MemNet, layout: &Layout, index: usize, limits: Limits) -> Self {
+    async fn start(net: &MemNet, history: &History, index: usize, limits: Limits) -> Self {
+        let layout = history.decree().newest();
         let member = &layout.members()[index];
         let mut random = 1000 * (index as u64 + 1);
         let parts = StoreParts {
@@ -163,8 +167,7 @@ impl Node {
             ..StoreConfig::new(member.name.as_str(), layout.partitions())
         };
         let opened = Store::open(parts, &config).expect("a new store opens");
-        let history = History::new(Arc::new(Decree::founding(layout.clone())));
-        let view = View::new(CLUSTER, &history, member.store_id, &BTreeMap::new());
+        let view = View::new(CLUSTER, history, member.store_id, &BTreeMap::new());
         let view = view.expect("a member");
         let views = Views::new(view);
         let counters = Arc::new(Counters::default());
@@ -213,6 +216,12 @@ impl Node {
             dead: AtomicBool::new(false),
             tasks,
         }
+    }
+
+    /// From now on the node knows this.
+    pub fn know(&self, history: &History) {
+        let view = self.views.current().with_history(history);
+        self.views.replace(view.expect("a member"));
     }
 
     /// Nothing becomes durable until released.
@@ -313,14 +322,10 @@ impl Cluster {
     /// Starts a cluster and waits until all its links stand.
     pub async fn start(options: Options) -> Self {
         let net = MemNet::default();
-        let members = (0..options.nodes)
-            .map(|index| member(index as u64))
-            .collect();
-        let layout =
-            Layout::new(Epoch(1), options.partitions, options.replicas, members).expect("valid");
+        let history = history(&options);
         let mut nodes = Vec::new();
         for index in 0..options.nodes {
-            nodes.push(Node::start(&net, &layout, index, options.limits.clone()).await);
+            nodes.push(Node::start(&net, &history, index, options.limits.clone()).await);
         }
         for node in &nodes {
             let mut states = node.data.links.states();
@@ -352,6 +357,23 @@ impl Cluster {
             self.wait_link(at, index, false).await;
         }
     }
+}
+
+/// What nodes know at the start: one layout, or an older one without those that join, and a newer one.
+pub fn history(options: &Options) -> History {
+    let layout = |epoch, nodes: usize| {
+        let members = (0..nodes).map(|index| member(index as u64)).collect();
+        Layout::new(Epoch(epoch), options.partitions, options.replicas, members).expect("valid")
+    };
+    let older = layout(1, options.nodes - options.joining);
+    let decree = match options.joining {
+        0 => Decree::founding(older),
+        _ => {
+            let live = vec![older, layout(2, options.nodes)];
+            Decree::new(Epoch(2), live, BTreeMap::new()).expect("valid")
+        }
+    };
+    History::new(Arc::new(decree))
 }
 
 fn member(index: u64) -> Member {

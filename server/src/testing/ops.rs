@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringfort_proto::{Failure, v1, v1::operation::Kind, v1::operation_result::Kind as Answer};
 
-pub use super::node::{CLUSTER, outcome};
+pub use super::node::{CLUSTER, history, outcome};
 
 /// The key `key` in the default namespace.
 pub fn key(key: &str) -> Option<v1::Key> {

@@ -1,6 +1,7 @@
 //! The coordinator in a cluster of three: what it answers, and what it leaves behind.
 
 mod chaos;
+mod layouts;
 mod overload;
 mod quorum;
 mod repair;

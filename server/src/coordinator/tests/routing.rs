@@ -194,6 +194,7 @@ async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
         stores: vec![peer::Store {
             id: 1,
             key: framed.clone(),
+            epoch: 1,
             ..peer::Store::default()
         }],
         digests: vec![peer::Digest {
