@@ -3,7 +3,7 @@
 //! *Invariants.* What is gossiped spreads and decides nothing: layouts come from decrees, and who is down changes routing only
 //! (I6). Each state has one writer, its node, and only goes forward ([`entry`]), so that any order of messages, each any number
 //! of times, leads all to the same. A node is **down** when two observers (or all there are) suspect it since its latest known
-//! heartbeat; observers that are suspected themselves do not count ([`judge`]). It is up again with the next heartbeat.
+//! heartbeat; observers that are suspected themselves do not count (`judge`). It is up again with the next heartbeat.
 //!
 //! Pure: `now` and the seed of all chance are handed in, and effects are returned. Whoever drives this calls
 //! [`Gossip::tick`] once in [`Gossip::period_ms`] and sends its digest to the targets, and hands each message that comes to

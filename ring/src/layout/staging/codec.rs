@@ -68,7 +68,7 @@ fn write(writer: &mut Writer, change: &Change) {
     }
 }
 
-/// A list of changes that [`encode_changes`] wrote. Whether they fit is judged by [`apply`].
+/// A list of changes that [`encode_changes`] wrote. Whether they fit is judged by [`super::apply`].
 ///
 /// # Errors
 /// [`DecodeError`]: the bytes are no list of this version.
