@@ -216,17 +216,9 @@ impl Gossip {
             .iter_mut()
             .for_each(|node| node.listed = node.beat.store == self.me);
         for member in members {
-            let store = member.store_id;
-            let index = match self.find(store) {
-                Ok(index) => index,
-                Err(_) if self.nodes.len() >= NODES_MAX => continue,
-                Err(place) => {
-                    self.nodes
-                        .insert(place, Node::new(Beat::unheard(store), now_ms));
-                    place
-                }
+            let Some(node) = self.known_or_new(member.store_id, now_ms) else {
+                continue;
             };
-            let node = &mut self.nodes[index];
             node.listed = true;
             if node.beat.generation == 0 {
                 node.put(Entry {
@@ -240,16 +232,9 @@ impl Gossip {
 
     /// What was known of another store in an earlier life of this node. Whatever is heard of that store itself replaces it.
     pub fn remember(&mut self, now_ms: u64, store: StoreId, topic: Topic, value: Value) {
-        let index = match self.find(store) {
-            Ok(index) => index,
-            Err(_) if self.nodes.len() >= NODES_MAX => return,
-            Err(place) => {
-                self.nodes
-                    .insert(place, Node::new(Beat::unheard(store), now_ms));
-                place
-            }
+        let Some(node) = self.known_or_new(store, now_ms) else {
+            return;
         };
-        let node = &mut self.nodes[index];
         if node.beat.generation == 0 && value.bytes() <= ENTRY_BYTES_MAX {
             node.beat.counter += 1;
             node.beat.content = node.beat.counter;
@@ -260,6 +245,20 @@ impl Gossip {
                 value,
             });
         }
+    }
+
+    /// What is known of `store`, or the begin of it; `None`: the table is full.
+    fn known_or_new(&mut self, store: StoreId, now_ms: u64) -> Option<&mut Node> {
+        let index = match self.find(store) {
+            Ok(index) => index,
+            Err(_) if self.nodes.len() >= NODES_MAX => return None,
+            Err(place) => {
+                let node = Node::new(Beat::unheard(store), now_ms);
+                self.nodes.insert(place, node);
+                place
+            }
+        };
+        Some(&mut self.nodes[index])
     }
 
     /// An exchange that this node opened with `store` was answered after `round_trip_ms`.

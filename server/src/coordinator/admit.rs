@@ -169,7 +169,7 @@ impl Step<'_> {
                 payload: spec.payload,
                 request,
                 lowest_unanswered,
-                at_ms: self.parts.steady.at(self.now),
+                at_ms: self.steady_ms,
                 expires_at_ms,
             },
             w: spec.w,

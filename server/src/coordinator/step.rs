@@ -90,6 +90,8 @@ pub(super) struct Step<'a> {
     pub view: Arc<View>,
     pub now: Instant,
     pub wall_ms: u64,
+    /// What the ages of request ids are counted by.
+    pub steady_ms: u64,
     pub draining: bool,
     pub disk_full: bool,
 }
@@ -120,12 +122,14 @@ impl<'a> Step<'a> {
             };
         }
         let (now, wall_ms) = (parts.clock.now(), parts.clock.wall_ms());
+        let steady_ms = parts.steady.at(now);
         Step {
             parts,
             state,
             view,
             now,
             wall_ms,
+            steady_ms,
             draining,
             disk_full,
         }

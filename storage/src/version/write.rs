@@ -118,7 +118,9 @@ impl Object {
         let mut applied = Vec::with_capacity(1 + self.applied.len());
         applied.extend_from_slice(&self.applied);
         if let Some(context) = &write.context {
-            applied = applied::union(applied, context.applied.clone());
+            for known in context.applied.iter() {
+                applied::add(&mut applied, known.clone());
+            }
         }
         applied::add(
             &mut applied,
