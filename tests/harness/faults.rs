@@ -15,7 +15,7 @@ pub enum Kind {
     Kill,
     /// A clean stop and a new start.
     Restart,
-    /// Nodes and clients fall into two halves that do not hear each other.
+    /// Nodes and clients fall into two halves that do not hear each other; often one node is alone.
     Partition,
     /// One node is not heard by the others, but hears them.
     OneWay,
@@ -101,6 +101,8 @@ pub struct Fault {
     pub for_ms: u64,
     /// For how long before a power cut the disk is slow, in ms: what a cut finds unsynced it may take.
     pub worn_ms: u64,
+    /// It only makes another fault worse, and is not counted as one of the run's.
+    pub aids: bool,
     /// The node that it happens to.
     pub node: usize,
     /// Another node, where a link is meant.
@@ -154,7 +156,7 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
                 (false, true) => damaged,
                 (false, false) => chance.random_range(0..nodes),
             };
-            faults.push(Fault {
+            let fault = Fault {
                 kind,
                 at_ms: at_ms + chance.random_range(0..400),
                 for_ms: duration_ms(kind, storm_ms, &mut chance),
@@ -162,10 +164,15 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
                     true => chance.random_range(50..WORN_MS_MAX),
                     false => 0,
                 },
+                aids: false,
                 node,
                 other: (node + chance.random_range(1..nodes)) % nodes,
                 seed: chance.random(),
-            });
+            };
+            if kind.damages() && fault.worn_ms > 0 {
+                faults.push(gap(&fault, &mut chance));
+            }
+            faults.push(fault);
         }
     }
     faults.sort_by_key(|fault| fault.at_ms);
@@ -174,6 +181,21 @@ pub fn schedule(seed: u64, nodes: usize, storm_ms: u64) -> Vec<Fault> {
 
 /// A disk is slow for less than this before a power cut, in ms.
 const WORN_MS_MAX: u64 = 400;
+
+/// Another node misses what is written before a disk loses it, and is back at about the time when that node is: so a write may be
+/// on one disk in the end, and every quorum of a read has to have it.
+fn gap(damage: &Fault, chance: &mut StdRng) -> Fault {
+    Fault {
+        kind: Kind::Partition,
+        at_ms: damage.at_ms.saturating_sub(damage.worn_ms),
+        for_ms: damage.worn_ms + chance.random_range(200..1_200),
+        worn_ms: 0,
+        aids: true,
+        node: damage.other,
+        other: damage.node,
+        seed: damage.seed & !1,
+    }
+}
 
 /// How long a fault lasts, in ms: as often short as of any length.
 fn duration_ms(kind: Kind, storm_ms: u64, chance: &mut StdRng) -> u64 {

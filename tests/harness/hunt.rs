@@ -42,9 +42,11 @@ fn shown_by(mutant: &str) -> Option<&'static [Kind]> {
     match mutant {
         "AcceptStaleEpoch" | "AcceptForeign" => Some(&[Kind::Stranger]),
         "BadChecksum" => Some(&[Kind::BitFlip]),
-        "CountUnsynced" | "ReuseActor" => Some(&[Kind::BitFlip, Kind::Restore]),
+        "CountUnsynced" => Some(&[Kind::BitFlip, Kind::FailEngine, Kind::Restore]),
+        "ReuseActor" => Some(&[Kind::BitFlip, Kind::Restore]),
         "KeepActor" => Some(&[
             Kind::Crash,
+            Kind::CutRecovery,
             Kind::Blackout,
             Kind::Kill,
             Kind::FailDisk,

@@ -44,6 +44,16 @@ impl Restores {
         self.wanted[fault.node] = Some(fault);
     }
 
+    /// Stops nodes whose images are wanted, once all are there.
+    pub fn take(&mut self, nodes: &[SimNode]) {
+        if nodes.iter().all(SimNode::is_ready) {
+            let wanted = self.wanted.iter().zip(nodes);
+            for (_, node) in wanted.filter(|(wanted, _)| wanted.is_some()) {
+                node.stop();
+            }
+        }
+    }
+
     /// A node has ended by itself.
     pub fn ended(&mut self, index: usize, node: &SimNode, now_ms: u64) {
         let is_clean = matches!(node.ended(), Some(Ok(())));

@@ -18,7 +18,7 @@ use super::{
     faults::{self, Kind},
     history::History,
     net::{EPOCH_MS, set_now},
-    storm::Storm,
+    storm::{Scene, Storm},
     stranger::{self, Orders},
     trace::Trace,
     workload::{Dial, Plan, Worker, final_pass},
@@ -155,6 +155,7 @@ impl Run {
             keys: chance.random_range(3..20),
             copies: 3.min(count as u32),
             pause_ms: chance.random_range(10..150),
+            rush: Arc::default(),
             begin: Arc::default(),
             stop: Arc::default(),
             healed: Arc::default(),
@@ -246,18 +247,15 @@ impl Run {
     }
 
     fn storm(&self, schedule: Vec<faults::Fault>, from_ms: u64) -> Storm {
-        let history = self.plan.history.clone();
-        let (nodes, clients) = (self.nodes.clone(), self.clients.clone());
-        let orders = self.orders.clone();
-        Storm::new(
-            nodes,
-            clients,
-            orders,
-            schedule,
-            from_ms,
-            self.latency,
-            history,
-        )
+        let scene = Scene {
+            nodes: self.nodes.clone(),
+            clients: self.clients.clone(),
+            orders: self.orders.clone(),
+            rush: Arc::clone(&self.plan.rush),
+            normal_latency: self.latency,
+            history: self.plan.history.clone(),
+        };
+        Storm::new(scene, schedule, from_ms)
     }
 
     fn all_ready(&self) -> bool {

@@ -1,6 +1,12 @@
 //! Does the faults of a schedule to a running simulation, ends them, and starts nodes again that have ended.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
@@ -30,6 +36,26 @@ const WORN_STEP_MS: u64 = 100;
 /// The stranger writes to one of the first few keys, which every run has.
 const STRANGE_KEYS: u64 = 3;
 
+/// How long clients go on hurrying when a node is due back after a power cut, in ms.
+const RUSH_AFTER_MS: u64 = 800;
+
+/// Who faults happen to.
+#[derive(Clone)]
+pub struct Scene {
+    /// The nodes.
+    pub nodes: Vec<SimNode>,
+    /// Names of the clients' hosts.
+    pub clients: Vec<String>,
+    /// For the stranger.
+    pub orders: Orders,
+    /// Set while clients are to hurry: around a power cut of a slow disk, when there is most that only the others hold.
+    pub rush: Arc<AtomicBool>,
+    /// How slow links usually are.
+    pub normal_latency: Duration,
+    /// Where all is noted.
+    pub history: History,
+}
+
 /// Something to be undone, at a time in ms.
 struct Undo {
     at_ms: u64,
@@ -38,9 +64,7 @@ struct Undo {
 
 /// The faults that are to come, and those that last.
 pub struct Storm {
-    nodes: Vec<SimNode>,
-    clients: Vec<String>,
-    orders: Orders,
+    scene: Scene,
     coming: Vec<Fault>,
     restores: Restores,
     lasting: Vec<Undo>,
@@ -52,8 +76,8 @@ pub struct Storm {
     rots_at_stop: Vec<Option<u64>>,
     /// Whether some fault of the schedule may make nodes end by themselves.
     may_end: bool,
-    normal_latency: Duration,
-    history: History,
+    /// Clients hurry until then, in ms.
+    rush_until_ms: u64,
     /// Faults that were done.
     pub done: Vec<Fault>,
     /// How nodes ended by themselves in ways that no fault explains.
@@ -61,16 +85,9 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Times in `schedule` count from `from_ms`. `orders` are for the stranger.
-    pub fn new(
-        nodes: Vec<SimNode>,
-        clients: Vec<String>,
-        orders: Orders,
-        schedule: Vec<Fault>,
-        from_ms: u64,
-        normal_latency: Duration,
-        history: History,
-    ) -> Self {
+    /// Times in `schedule` count from `from_ms`.
+    pub fn new(scene: Scene, schedule: Vec<Fault>, from_ms: u64) -> Self {
+        let nodes = scene.nodes.len();
         let may_end = schedule.iter().any(|fault| fault.kind.ends_nodes());
         let mut coming: Vec<Fault> = schedule
             .into_iter()
@@ -81,18 +98,15 @@ impl Storm {
             .collect();
         coming.reverse();
         Storm {
-            back_at_ms: vec![None; nodes.len()],
-            cut_at_start: vec![None; nodes.len()],
-            rots_at_stop: vec![None; nodes.len()],
+            back_at_ms: vec![None; nodes],
+            cut_at_start: vec![None; nodes],
+            rots_at_stop: vec![None; nodes],
             may_end,
-            restores: Restores::new(nodes.len()),
-            nodes,
-            clients,
-            orders,
+            restores: Restores::new(nodes),
+            scene,
             coming,
             lasting: Vec::new(),
-            normal_latency,
-            history,
+            rush_until_ms: 0,
             done: Vec::new(),
             wrong: Vec::new(),
         }
@@ -101,21 +115,29 @@ impl Storm {
     /// To be called before each step of the simulation.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         // While a node asks the others what it has forgotten, they are left in peace.
-        let may_begin = !self.restores.is_asking(&self.nodes);
+        let may_begin = !self.restores.is_asking(&self.scene.nodes);
         while may_begin && self.coming.last().is_some_and(|f| f.at_ms <= now_ms) {
             let fault = self.coming.pop().expect("there is a last one");
-            self.history.trace.line(format_args!("fault {fault:?}"));
+            self.scene
+                .history
+                .trace
+                .line(format_args!("fault {fault:?}"));
             self.begin(sim, fault, now_ms);
-            if fault.kind != Kind::Restore {
+            if fault.kind != Kind::Restore && !fault.aids {
                 self.done.push(fault);
             }
         }
         for fault in &self.coming {
             let worn = fault.at_ms.saturating_sub(fault.worn_ms)..fault.at_ms;
             if fault.kind == Kind::Crash && worn.contains(&now_ms) {
-                self.nodes[fault.node].medium.set_step_ms(WORN_STEP_MS);
+                self.scene.nodes[fault.node]
+                    .medium
+                    .set_step_ms(WORN_STEP_MS);
+                let back_ms = fault.at_ms + fault.for_ms;
+                self.rush_until_ms = self.rush_until_ms.max(back_ms + RUSH_AFTER_MS);
             }
         }
+        self.scene.rush.store(now_ms < self.rush_until_ms, Relaxed);
         let (over, lasting) = std::mem::take(&mut self.lasting)
             .into_iter()
             .partition(|undo| undo.at_ms <= now_ms);
@@ -127,20 +149,23 @@ impl Storm {
         self.restore(sim, now_ms);
     }
 
-    /// Puts an older image back where that is due, and the others can tell what is missing.
+    /// Stops a node to take an image of its disk, and puts an older one back where that is due, and the others can tell what is
+    /// missing.
     fn restore(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        self.restores.take(&self.scene.nodes);
         let is_calm = !self
             .lasting
             .iter()
             .any(|undo| undo.fault.kind.is_of_network());
-        let Some((fault, image)) = self.restores.due(&self.nodes, is_calm, now_ms) else {
+        let Some((fault, image)) = self.restores.due(&self.scene.nodes, is_calm, now_ms) else {
             return;
         };
-        let name = &self.nodes[fault.node].name;
-        self.history
+        let name = &self.scene.nodes[fault.node].name;
+        self.scene
+            .history
             .trace
             .line(format_args!("an older image is put back on {name}"));
-        self.nodes[fault.node].medium.restore(&image);
+        self.scene.nodes[fault.node].medium.restore(&image);
         self.down(sim, fault, now_ms);
         self.back_at_ms[fault.node] = Some(now_ms + RESTART_MS);
         self.done.push(fault);
@@ -150,7 +175,9 @@ impl Storm {
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.coming.clear();
         self.restores.clear();
-        for node in &self.nodes {
+        self.rush_until_ms = 0;
+        self.scene.rush.store(false, Relaxed);
+        for node in &self.scene.nodes {
             node.medium.set_step_ms(0);
         }
         for undo in std::mem::take(&mut self.lasting) {
@@ -165,7 +192,7 @@ impl Storm {
         }
         self.cut_at_start.fill(None);
         self.rots_at_stop.fill(None);
-        for node in &self.nodes {
+        for node in &self.scene.nodes {
             node.medium.disk.keep_power();
             // One that waits for a write or a sync may otherwise strike long after the end (seed 2828).
             node.medium.disk.forget_faults();
@@ -177,8 +204,8 @@ impl Storm {
 
     /// Starts nodes whose time has come, and notes those that ended.
     fn tend(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        for i in 0..self.nodes.len() {
-            let node = self.nodes[i].clone();
+        for i in 0..self.scene.nodes.len() {
+            let node = self.scene.nodes[i].clone();
             match self.back_at_ms[i] {
                 Some(at_ms) if at_ms <= now_ms => {
                     self.back_at_ms[i] = None;
@@ -187,7 +214,7 @@ impl Storm {
                         node.medium.disk.cut_after(seed % START_EFFECTS_MAX);
                     }
                     node.forget();
-                    let trace = &self.history.trace;
+                    let trace = &self.scene.history.trace;
                     trace.line(format_args!("{} starts again", node.name));
                     sim.bounce(node.name.as_str());
                 }
@@ -199,9 +226,9 @@ impl Storm {
 
     /// Whether a node that should run has ended, or has no power.
     fn look(&mut self, sim: &mut Sim<'_>, i: usize, now_ms: u64) {
-        let node = self.nodes[i].clone();
+        let node = self.scene.nodes[i].clone();
         if node.medium.disk.is_cut() {
-            let trace = &self.history.trace;
+            let trace = &self.scene.history.trace;
             let phase = if node.store().is_some() {
                 "after"
             } else {
@@ -221,7 +248,7 @@ impl Storm {
         }
         self.back_at_ms[i] = Some(now_ms + RESTART_MS);
         if let Err(why) = ended {
-            self.history.lose(i);
+            self.scene.history.lose(i);
             if !self.may_end {
                 let wrong = format!("{} ended, which no fault explains: {why}", node.name);
                 self.wrong.push(wrong);
@@ -230,12 +257,12 @@ impl Storm {
     }
 
     fn everybody(&self) -> Vec<String> {
-        let nodes = self.nodes.iter().map(|node| node.name.clone());
-        nodes.chain(self.clients.iter().cloned()).collect()
+        let nodes = self.scene.nodes.iter().map(|node| node.name.clone());
+        nodes.chain(self.scene.clients.iter().cloned()).collect()
     }
 
     fn others(&self, node: usize) -> Vec<String> {
-        let name = &self.nodes[node].name;
+        let name = &self.scene.nodes[node].name;
         self.everybody().into_iter().filter(|o| o != name).collect()
     }
 
@@ -246,14 +273,14 @@ impl Storm {
     /// Ends a node at once, until then.
     fn end(&mut self, sim: &mut Sim<'_>, node: usize, now_ms: u64, back_at_ms: u64) {
         self.restores.went_down(node, now_ms);
-        sim.crash(self.nodes[node].name.as_str());
-        self.nodes[node].forget();
-        self.history.lose(node);
+        sim.crash(self.scene.nodes[node].name.as_str());
+        self.scene.nodes[node].forget();
+        self.scene.history.lose(node);
         self.back_at_ms[node] = Some(back_at_ms);
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64) {
-        let node = self.nodes[fault.node].clone();
+        let node = self.scene.nodes[fault.node].clone();
         let name = node.name.as_str();
         match fault.kind {
             Kind::Crash => {
@@ -267,9 +294,9 @@ impl Storm {
                 self.cut_at_start[fault.node] = Some(fault.seed);
             }
             Kind::Blackout => {
-                for node in 0..self.nodes.len() {
+                for node in 0..self.scene.nodes.len() {
                     let seed = fault.seed.rotate_left(node as u32);
-                    self.nodes[node].medium.crash(seed);
+                    self.scene.nodes[node].medium.crash(seed);
                     // Machines do not take equally long to come back.
                     let for_ms = fault.for_ms / 2 + seed % 500;
                     let fault = Fault {
@@ -286,7 +313,7 @@ impl Storm {
             }
             Kind::Restart => node.stop(),
             Kind::Partition => {
-                let (near, far) = self.halves(fault.seed);
+                let (near, far) = self.halves(&fault);
                 for (a, b) in pairs(&near, &far) {
                     sim.partition(a, b);
                 }
@@ -296,8 +323,8 @@ impl Storm {
                     sim.partition_oneway(name, other.as_str());
                 }
             }
-            Kind::Hold => sim.hold(name, self.nodes[fault.other].name.as_str()),
-            Kind::Cut => sim.partition(name, self.nodes[fault.other].name.as_str()),
+            Kind::Hold => sim.hold(name, self.scene.nodes[fault.other].name.as_str()),
+            Kind::Cut => sim.partition(name, self.scene.nodes[fault.other].name.as_str()),
             Kind::Pause => {
                 for other in self.others(fault.node) {
                     sim.hold(name, other.as_str());
@@ -336,13 +363,11 @@ impl Storm {
                 let hours = (fault.seed % 49) as i64 - 24;
                 let offset_ms = hours * 3_600_000 + (fault.seed % 100_000) as i64;
                 node.medium.clock.set_wall_offset_ms(offset_ms);
-                self.history.set_clock(fault.node, offset_ms);
+                self.scene.history.set_clock(fault.node, offset_ms);
             }
-            Kind::Restore => {
-                self.restores.wanted(fault);
-                node.stop();
-            }
-            Kind::Stranger => self.orders.give(Order {
+            // It stops as soon as nobody is away, who would have forgotten what to tell it.
+            Kind::Restore => self.restores.wanted(fault),
+            Kind::Stranger => self.scene.orders.give(Order {
                 node: node.name.clone(),
                 key: (fault.seed % STRANGE_KEYS) as usize,
                 seed: fault.seed,
@@ -355,11 +380,11 @@ impl Storm {
     }
 
     fn undo(&mut self, sim: &mut Sim<'_>, fault: Fault) {
-        let node = &self.nodes[fault.node];
+        let node = &self.scene.nodes[fault.node];
         let name = node.name.as_str();
         match fault.kind {
             Kind::Partition => {
-                let (near, far) = self.halves(fault.seed);
+                let (near, far) = self.halves(&fault);
                 for (a, b) in pairs(&near, &far) {
                     sim.repair(a, b);
                 }
@@ -369,8 +394,8 @@ impl Storm {
                     sim.repair_oneway(name, other.as_str());
                 }
             }
-            Kind::Hold => sim.release(name, self.nodes[fault.other].name.as_str()),
-            Kind::Cut => sim.repair(name, self.nodes[fault.other].name.as_str()),
+            Kind::Hold => sim.release(name, self.scene.nodes[fault.other].name.as_str()),
+            Kind::Cut => sim.repair(name, self.scene.nodes[fault.other].name.as_str()),
             Kind::Pause => {
                 for other in self.others(fault.node) {
                     sim.release(name, other.as_str());
@@ -378,7 +403,7 @@ impl Storm {
             }
             Kind::Delay => {
                 for other in self.others(fault.node) {
-                    sim.set_link_latency(name, other.as_str(), self.normal_latency);
+                    sim.set_link_latency(name, other.as_str(), self.scene.normal_latency);
                 }
             }
             Kind::SlowDisk => node.medium.set_step_ms(0),
@@ -397,14 +422,18 @@ impl Storm {
         }
     }
 
-    /// Everybody in two halves, with nodes in both.
-    fn halves(&self, seed: u64) -> (Vec<String>, Vec<String>) {
-        let mut chance = StdRng::seed_from_u64(seed);
-        let mut names: Vec<String> = self.nodes.iter().map(|n| n.name.clone()).collect();
-        names.shuffle(&mut chance);
-        let cut = chance.random_range(1..names.len());
-        let mut far = names.split_off(cut);
-        for client in &self.clients {
+    /// Everybody in two halves, with nodes in both; for even seeds the fault's node is the only one of its half.
+    fn halves(&self, fault: &Fault) -> (Vec<String>, Vec<String>) {
+        let mut chance = StdRng::seed_from_u64(fault.seed);
+        let mut names: Vec<String> = self.scene.nodes.iter().map(|n| n.name.clone()).collect();
+        let mut far = if fault.seed.is_multiple_of(2) {
+            vec![names.remove(fault.node)]
+        } else {
+            names.shuffle(&mut chance);
+            let cut = chance.random_range(1..names.len());
+            names.split_off(cut)
+        };
+        for client in &self.scene.clients {
             let side = if chance.random() {
                 &mut names
             } else {
@@ -428,7 +457,7 @@ impl Storm {
                     let at = chance.random_range(0..value.len());
                     value[at] ^= mask;
                 }
-                let trace = &self.history.trace;
+                let trace = &self.scene.history.trace;
                 trace.line(format_args!("flips a bit of row {key:?}"));
                 node.medium.engine.poke(key, Some(&value));
             }
@@ -445,7 +474,8 @@ impl Storm {
             content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64
         });
         let at = chance.random_range(0..=written);
-        self.history
+        self.scene
+            .history
             .trace
             .line(format_args!("flips a bit of {name} at {at}"));
         disk.flip(&name, at, mask);

@@ -26,6 +26,9 @@ use super::{
 /// What a page of a scan has more than other calls, in ms: it reads many partitions, one after the other.
 const SCAN_MS: u64 = 3_000;
 
+/// Pause between two calls of a client in a hurry, at most, in ms.
+const RUSH_PAUSE_MS: u64 = 4;
+
 /// A lifetime that outlasts every run, whatever clocks jump, in ms.
 const LONG_TTL_MS: u64 = 60 * 3_600_000;
 
@@ -51,6 +54,8 @@ pub struct Plan {
     pub copies: u32,
     /// Pause between two calls of a client, at most, in ms.
     pub pause_ms: u64,
+    /// Set while clients are to hurry.
+    pub rush: Arc<AtomicBool>,
     /// Set when the clients may begin.
     pub begin: Arc<AtomicBool>,
     /// Set when they are to stop.
@@ -134,7 +139,11 @@ impl Worker {
             }
             let took_ms = longest_ms.unwrap_or_else(|| began.elapsed().as_millis() as u64);
             self.plan.history.count_call(took_ms, timeout);
-            let pause = self.chance.random_range(0..=self.plan.pause_ms);
+            let most_ms = match self.plan.rush.load(Ordering::Relaxed) {
+                true => RUSH_PAUSE_MS.min(self.plan.pause_ms),
+                false => self.plan.pause_ms,
+            };
+            let pause = self.chance.random_range(0..=most_ms);
             sleep(Duration::from_millis(pause)).await;
         }
     }

@@ -106,6 +106,7 @@ pub fn run(nodes: &mut dyn Held, options: &Options, trace: &Trace) -> Report {
         copies: 3.min(endpoints.len() as u32),
         endpoints,
         pause_ms: PAUSE_MS,
+        rush: Arc::default(),
         begin: Arc::default(),
         stop: Arc::default(),
         healed: Arc::default(),
