@@ -9,18 +9,17 @@ use std::{
 };
 
 use ringfort_ring::{
-    ClusterId, Epoch, History, Layout, Member, NodeName, PartitionId, Placement, PlacementError,
-    StoreId,
+    ClusterId, Epoch, History, Layout, Member, PartitionId, Placement, PlacementError, StoreId,
 };
 use ringfort_storage::mutants::{Mutant, is_planted};
 use tokio::sync::watch;
 
+/// The partitions whose copies do not count toward R, by store.
+pub type Unsynced = BTreeMap<StoreId, BTreeSet<PartitionId>>;
+
 /// Why a view could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// This node's store is in no live layout.
-    #[error("the store {0} is in no live layout")]
-    NotListed(StoreId),
     /// A layout has no placement.
     #[error(transparent)]
     Placement(#[from] PlacementError),
@@ -57,7 +56,8 @@ impl Live {
     }
 }
 
-/// One state of the cluster, as this node sees it. Replaced as a whole when anything of it changes.
+/// One state of the cluster, as this node sees it, a member or not (yet, or any more): who is none owns nothing, so it
+/// takes, answers and coordinates nothing. Replaced as a whole when anything of it changes.
 ///
 /// What is told by places among members speaks of the layout that this node reads from.
 #[derive(Debug)]
@@ -67,13 +67,15 @@ pub struct View {
     history: History,
     /// One or two, the older first.
     live: Vec<Live>,
+    /// Who takes part: the members that are not excused.
+    present: BTreeMap<StoreId, Member>,
     /// Which of `live` this node counts R in.
     read: usize,
     /// As many of `live` this store takes writes by, and answers reads by.
     writes: usize,
     answers: usize,
-    /// The partitions whose copy does not count toward R: as told, by member of the layout read from, and this node's.
-    unsynced: BTreeMap<NodeName, BTreeSet<PartitionId>>,
+    /// As told; then by member of the layout read from, and this node's.
+    unsynced: Unsynced,
     of_readers: Vec<BTreeSet<PartitionId>>,
     own_unsynced: BTreeSet<PartitionId>,
 }
@@ -87,7 +89,7 @@ impl View {
         cluster: ClusterId,
         history: &History,
         store: StoreId,
-        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
+        unsynced: &Unsynced,
     ) -> Result<Self, ViewError> {
         Self::make(cluster, history, store, unsynced, &[])
     }
@@ -97,13 +99,10 @@ impl View {
         cluster: ClusterId,
         history: &History,
         store: StoreId,
-        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
+        unsynced: &Unsynced,
         known: &[Live],
     ) -> Result<Self, ViewError> {
-        let decree = history.decree();
-        let me = decree.member_of(store);
-        let me = me.ok_or(ViewError::NotListed(store))?.name.clone();
-        let live = decree.live().iter().map(|layout| {
+        let live = history.decree().live().iter().map(|layout| {
             let same = known.iter().find(|k| k.layout.epoch() == layout.epoch());
             Ok(Live {
                 placement: match same {
@@ -115,7 +114,7 @@ impl View {
             })
         });
         let live: Vec<Live> = live.collect::<Result<_, ViewError>>()?;
-        let of = |name| unsynced.get(name).cloned().unwrap_or_default();
+        let of = |store| unsynced.get(store).cloned().unwrap_or_default();
         let read = history.read_layout(store).epoch();
         let read = live.iter().rposition(|l| l.layout.epoch() == read);
         let read = read.unwrap_or(0);
@@ -126,9 +125,15 @@ impl View {
             answers: history.answers_reads_by(store).count(),
             of_readers: {
                 let members = live[read].layout.members().iter();
-                members.map(|member| of(&member.name)).collect()
+                members.map(|member| of(&member.store_id)).collect()
             },
-            own_unsynced: of(&me),
+            own_unsynced: of(&store),
+            present: {
+                let present = history.decree().present().into_iter();
+                present
+                    .map(|(store, member)| (store, member.clone()))
+                    .collect()
+            },
             history: history.clone(),
             live,
             read,
@@ -154,10 +159,7 @@ impl View {
     ///
     /// # Errors
     /// [`ViewError`].
-    pub fn with_unsynced(
-        &self,
-        unsynced: &BTreeMap<NodeName, BTreeSet<PartitionId>>,
-    ) -> Result<View, ViewError> {
+    pub fn with_unsynced(&self, unsynced: &Unsynced) -> Result<View, ViewError> {
         Self::make(
             self.cluster,
             &self.history,
@@ -230,19 +232,14 @@ impl View {
         self.store
     }
 
-    /// This node, as the newest layout that has it lists it.
-    pub fn my_member(&self) -> &Member {
-        let listed = self.live.iter().rev().find_map(|live| {
-            let me = live.me?;
-            live.layout.members().get(me)
-        });
-        listed.expect("a view is made only for a store that is listed")
+    /// This node, as the newest layout that has it lists it; `None` while none does.
+    pub fn my_member(&self) -> Option<&Member> {
+        self.history.decree().member_of(self.store)
     }
 
-    /// The member called `name`, of whichever live layout.
-    pub fn member(&self, name: &NodeName) -> Option<&Member> {
-        let mut live = self.live.iter().rev();
-        live.find_map(|live| live.layout.member(name))
+    /// The member whose store that is, if it takes part: listed in a live layout, and not excused.
+    pub fn present(&self, store: StoreId) -> Option<&Member> {
+        self.present.get(&store)
     }
 
     /// The owners of a partition, as places among the members, in preference order.
@@ -282,9 +279,9 @@ impl View {
         &self.of_readers[member]
     }
 
-    /// The same by name.
-    pub fn unsynced_of(&self, name: &NodeName) -> Option<&BTreeSet<PartitionId>> {
-        self.unsynced.get(name)
+    /// The same by store.
+    pub fn unsynced_of(&self, store: StoreId) -> Option<&BTreeSet<PartitionId>> {
+        self.unsynced.get(&store)
     }
 }
 
@@ -331,7 +328,7 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
-    use ringfort_ring::{Decree, PlacementId, Trackers};
+    use ringfort_ring::{Decree, NodeName, PlacementId, Trackers};
 
     use super::*;
 
@@ -379,9 +376,12 @@ mod tests {
 
     #[test]
     fn unsynced_partitions_are_kept_by_member() {
-        let unsynced = BTreeMap::from([(name(1), BTreeSet::from([PartitionId(3)]))]);
-        let view = View::new(ClusterId(1), &founded(), StoreId(2), &unsynced).expect("a member");
-        assert_eq!((view.me(), view.my_member().name.as_str()), (Some(2), "n2"));
+        let unsynced = BTreeMap::from([(StoreId(1), BTreeSet::from([PartitionId(3)]))]);
+        let view = View::new(ClusterId(1), &founded(), StoreId(2), &unsynced).expect("placed");
+        assert_eq!(
+            (view.me(), view.my_member()),
+            (Some(2), view.layout().member(&name(2)))
+        );
         assert!(!view.is_synced(1, PartitionId(3)));
         assert!(view.is_synced(1, PartitionId(4)) && view.is_synced(0, PartitionId(3)));
         assert_eq!(view.owners(PartitionId(0)).len(), 2);
@@ -396,7 +396,7 @@ mod tests {
         assert!(view.refuses_write(Epoch(0)) && !view.refuses_write(Epoch(1)));
         let all = view.layout().partition_ids().collect();
         let none = view
-            .with_unsynced(&BTreeMap::from([(name(2), all)]))
+            .with_unsynced(&BTreeMap::from([(StoreId(2), all)]))
             .expect("a member");
         assert!(
             !mine
@@ -414,7 +414,7 @@ mod tests {
             (new.epoch(), new.me(), new.live().len()),
             (Epoch(2), None, 2)
         );
-        assert_eq!(new.my_member().name, name(3));
+        assert_eq!(new.my_member().map(|m| &m.name), Some(&name(3)));
         assert_eq!(new.members().count(), 4);
         let partitions = new.live()[1].layout().partition_ids();
         let given: Vec<_> = partitions.filter(|&p| new.live()[1].is_mine(p)).collect();
@@ -461,8 +461,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_has_no_view() {
-        let view = View::new(ClusterId(1), &founded(), StoreId(9), &BTreeMap::new());
-        assert!(matches!(view, Err(ViewError::NotListed(StoreId(9)))));
+    fn who_is_no_member_owns_nothing_and_an_excused_store_takes_no_part() {
+        let stranger = view(&founded(), 9);
+        assert_eq!((stranger.me(), stranger.my_member()), (None, None));
+        let can =
+            |p| stranger.takes_writes(p) || stranger.answers_reads(p) || stranger.coordinates(p);
+        assert!(!stranger.layout().partition_ids().any(can));
+        let excused = BTreeMap::from([(StoreId(1), ringfort_ring::Excuse::Off)]);
+        let decree = Decree::new(Epoch(2), vec![layout(1, 0..3)], excused).expect("valid");
+        let view = view(&History::new(Arc::new(decree)), 0);
+        let present = |store| view.present(StoreId(store)).is_some();
+        assert!(present(0) && !present(1) && present(2) && !present(9));
+        assert_eq!(view.members().count(), 3, "it is listed all the same");
     }
 }

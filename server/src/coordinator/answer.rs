@@ -128,7 +128,9 @@ impl Step<'_> {
 
     /// A failure with this node's name to it.
     pub fn signed(&self, mut failure: Failure) -> Failure {
-        failure.node = self.view.my_member().name.to_string();
+        if let Some(me) = self.view.my_member() {
+            failure.node = me.name.to_string();
+        }
         failure
     }
 }

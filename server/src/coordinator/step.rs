@@ -113,7 +113,7 @@ impl<'a> Step<'a> {
             let peers_of = |live: &Live| {
                 let members = live.layout().members().iter().enumerate();
                 let peers =
-                    members.map(|(i, m)| (Some(i) != live.me()).then(|| parts.links.peer(&m.name)));
+                    members.map(|(i, m)| (Some(i) != live.me()).then(|| parts.links.peer(m)));
                 peers.collect()
             };
             state.routes = Routes {

@@ -162,7 +162,7 @@ fn status(
     let said: Vec<Option<&peer::HelloResponse>> = members
         .iter()
         .enumerate()
-        .map(|(index, member)| match answers.get(&member.name) {
+        .map(|(index, member)| match answers.get(&member.store_id) {
             _ if Some(index) == view.me() => Some(me),
             answer => answer?.as_ref(),
         })
@@ -287,7 +287,6 @@ mod tests {
             keys: 5,
             ..Default::default()
         };
-        let name = |n: &str| NodeName::new(n).expect("a valid name");
         let fine = peer::HelloResponse {
             draining: true,
             ..Default::default()
@@ -299,7 +298,7 @@ mod tests {
                 _ => health(Standing::Down, 9),
             })
         };
-        let mut answers = Answers::from([(name("b"), Some(fine.clone())), (name("c"), None)]);
+        let mut answers = Answers::from([(StoreId(2), Some(fine.clone())), (StoreId(3), None)]);
         let found = status(&view, &me, &answers, by_store);
         let states: Vec<_> = found
             .nodes
@@ -311,7 +310,7 @@ mod tests {
         assert_eq!(found.nodes[0].capacity, 0.5);
         assert_eq!(found.under_replicated, 16);
         answers.insert(
-            name("c"),
+            StoreId(3),
             Some(peer::HelloResponse {
                 unsynced: vec![3],
                 ..fine

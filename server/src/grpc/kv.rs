@@ -249,7 +249,7 @@ impl Kv for KvService {
         let view = self.coordinator.parts().views.current();
         let layout = view.client_layout();
         let unsynced = layout.members().iter().filter_map(|member| {
-            let unsynced = view.unsynced_of(&member.name)?;
+            let unsynced = view.unsynced_of(member.store_id)?;
             (!unsynced.is_empty()).then(|| v1::UnsyncedPartitions {
                 node: member.name.to_string(),
                 partitions: unsynced.iter().map(|partition| partition.0).collect(),
@@ -260,7 +260,9 @@ impl Kv for KvService {
             read_layout: Some(layout_to_wire(layout)),
             newest_epoch: view.epoch().0,
             unsynced: unsynced.collect(),
-            node: view.my_member().name.to_string(),
+            node: view
+                .my_member()
+                .map_or_else(String::new, |me| me.name.to_string()),
         }))
     }
 }

@@ -174,8 +174,8 @@ impl Scans {
         let response = if Some(member) == view.me() {
             self.ask_own(request).await
         } else {
-            let name = &view.layout().members()[member].name;
-            let mut client = self.parts.links.client(self.parts.links.peer(name))?;
+            let member = &view.layout().members()[member];
+            let mut client = self.parts.links.client(self.parts.links.peer(member))?;
             client
                 .scan(request)
                 .await

@@ -11,7 +11,7 @@ use ringfort_proto::{
     Failure, Reason,
     peer::{HelloRequest, HelloResponse, peer_client::PeerClient},
 };
-use ringfort_ring::{Decree, NodeName};
+use ringfort_ring::{Decree, StoreId};
 use tonic::transport::Channel;
 
 use crate::{
@@ -20,15 +20,15 @@ use crate::{
     net::{Net, channel},
 };
 
-/// Answers by name; `None` for silence.
-pub type Answers = BTreeMap<NodeName, Option<HelloResponse>>;
+/// Answers by store; `None` for silence.
+pub type Answers = BTreeMap<StoreId, Option<HelloResponse>>;
 
 /// Connections of their own for questions, so that they are answered when the data path is busy or broken.
 pub struct Asker {
     roster: Arc<Roster>,
     net: Arc<dyn Net>,
     connect_timeout: Duration,
-    members: Mutex<BTreeMap<NodeName, Reached>>,
+    members: Mutex<BTreeMap<StoreId, Reached>>,
 }
 
 /// How a member is reached.
@@ -57,18 +57,16 @@ impl Asker {
 
     /// Asks the members of its layouts from now on; those that stay where they are keep their connections.
     pub fn follow(&self, decree: &Decree) {
-        let me = &self.roster.me().name;
+        let me = self.roster.store_id();
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.retain(|name, reached| {
-            let mut listed = decree.live().iter().rev();
-            listed
-                .find_map(|layout| layout.member(name))
-                .is_some_and(|member| member.peer_addr == reached.addr)
+        members.retain(|store, reached| {
+            let listed = decree.member_of(*store);
+            listed.is_some_and(|member| member.peer_addr == reached.addr)
         });
         let newest_first = decree.live().iter().rev();
         let listed = newest_first.flat_map(|layout| layout.members());
-        for member in listed.filter(|member| member.name != *me) {
-            members.entry(member.name.clone()).or_insert_with(|| {
+        for member in listed.filter(|member| member.store_id != me) {
+            members.entry(member.store_id).or_insert_with(|| {
                 let channel = channel(&self.net, &member.peer_addr, self.connect_timeout);
                 let client = PeerClient::new(channel);
                 Reached {
@@ -84,9 +82,9 @@ impl Asker {
         let request = self.roster.hello_request();
         let questions: Vec<_> = {
             let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            let question = |(name, reached): (&NodeName, &Reached)| {
-                let (name, client) = (name.clone(), reached.client.clone());
-                one(name, client, request.clone(), timeout).boxed()
+            let question = |(store, reached): (&StoreId, &Reached)| {
+                let (store, client) = (*store, reached.client.clone());
+                one(store, client, request.clone(), timeout).boxed()
             };
             members.iter().map(question).collect()
         };
@@ -95,25 +93,25 @@ impl Asker {
 }
 
 async fn one(
-    name: NodeName,
+    store: StoreId,
     mut client: PeerClient<Channel>,
     request: HelloRequest,
     timeout: Duration,
-) -> (NodeName, Option<HelloResponse>) {
+) -> (StoreId, Option<HelloResponse>) {
     let answer = match tokio::time::timeout(timeout, client.hello(request)).await {
         Ok(Ok(response)) => Some(response.into_inner()),
         Ok(Err(status)) => {
             match Failure::from_status(&status) {
                 Some(failure) if failure.reason == Reason::WrongCluster => {
-                    tracing::warn!(%name, %failure, "refused by a node of another cluster");
+                    tracing::warn!(%store, %failure, "refused by a node of another cluster");
                 }
-                _ => tracing::debug!(%name, %status, "no answer"),
+                _ => tracing::debug!(%store, %status, "no answer"),
             }
             None
         }
         Err(_) => None,
     };
-    // Another node may have taken over the address.
-    let answer = answer.filter(|answer| answer.name == name.as_str());
-    (name, answer)
+    // Another store may have taken over the address.
+    let answer = answer.filter(|answer| answer.store_id == store.0);
+    (store, answer)
 }

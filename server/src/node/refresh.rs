@@ -16,7 +16,7 @@ use crate::{
     council::Council,
     metrics::{Gauge, Probe},
     peer::{Heard, Links},
-    view::Views,
+    view::{Unsynced, Views},
 };
 
 /// Pause between two rounds; to it comes a jitter, the same on one node every time.
@@ -76,13 +76,16 @@ pub(super) async fn run(parts: Parts) {
         tokio::time::sleep(pause).await;
         let answers = parts.asker.ask(parts.timeout).await;
         let view = parts.views.current();
-        let mut unsynced = start::unsynced(&view.my_member().name, &parts.store, &answers);
+        let mut unsynced = start::unsynced(view.my_store(), &parts.store, &answers);
         let mut changed = false;
         for member in view.members() {
             // Of one that is silent the last word stands.
-            let known = view.unsynced_of(&member.name).cloned().unwrap_or_default();
+            let known = view
+                .unsynced_of(member.store_id)
+                .cloned()
+                .unwrap_or_default();
             let now = unsynced
-                .entry(member.name.clone())
+                .entry(member.store_id)
                 .or_insert_with(|| known.clone());
             changed |= *now != known;
         }
@@ -114,11 +117,6 @@ fn watch_space(parts: &Parts, last: &mut TooLittle) {
     }
 }
 
-type Unsynced = std::collections::BTreeMap<
-    ringfort_ring::NodeName,
-    std::collections::BTreeSet<ringfort_ring::PartitionId>,
->;
-
 fn replace(views: &Views, unsynced: &Unsynced) {
     // The layout may have been amended since: it is the present one that stays.
     views.update(|view| {
@@ -135,10 +133,10 @@ pub(super) async fn catch_up(council: &Council, answers: &Answers) {
     let newest = council.newest();
     let ahead = answers
         .iter()
-        .filter_map(|(name, answer)| Some((name, answer.as_ref()?.epoch)))
+        .filter_map(|(store, answer)| Some((*store, answer.as_ref()?.epoch)))
         .filter(|(_, epoch)| *epoch > newest.epoch().0)
         .max_by_key(|(_, epoch)| *epoch);
-    let Some(member) = ahead.and_then(|(name, _)| newest.newest().member(name)) else {
+    let Some(member) = ahead.and_then(|(store, _)| newest.member_of(store)) else {
         return;
     };
     if let Err(error) = council.exchange(&member.peer_addr).await {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rand::RngExt;
-use ringfort_ring::NodeName;
+use ringfort_ring::StoreId;
 use ringfort_storage::Store;
 use tokio::{sync::oneshot, task::AbortHandle};
 use tonic::transport::Server;
@@ -157,7 +157,7 @@ impl Node {
         self.steady.agree(others.map(|answer| answer.steady_ms));
         refresh::catch_up(&council, &answers).await;
         let me = roster.me();
-        let unsynced = start::unsynced(&me.name, &base.store, &answers);
+        let unsynced = start::unsynced(me.store_id, &base.store, &answers);
         let view = View::new(decree.cluster, &council.history(), me.store_id, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
         council.follow(follow(views.clone(), asker.clone()));
@@ -312,14 +312,14 @@ fn follow(views: Views, asker: Arc<Asker>) -> council::Follow {
 
 /// One attempt to connect to each member; those that have answered are alive, and are waited for.
 async fn wait_for_links(links: &Links, answers: &Answers, connect_timeout: Duration) {
-    let alive: BTreeSet<&NodeName> = answers
+    let alive: BTreeSet<StoreId> = answers
         .iter()
         .filter(|(_, answer)| answer.is_some())
-        .map(|(name, _)| name)
+        .map(|(store, _)| *store)
         .collect();
     let mut states = links.states();
     let up = states.wait_for(|states| {
-        let connected = |name: &&NodeName| states.connected.get(*name) == Some(&true);
+        let connected = |store: &StoreId| states.connected.get(store) == Some(&true);
         states.all_attempted && alive.iter().all(connected)
     });
     let patience = LINK_WAIT.max(2 * connect_timeout);

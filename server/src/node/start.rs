@@ -3,10 +3,7 @@
 //! Keeps I9 (one decree, durable before anybody serves) and I3 (a directory that has forgotten something never counts
 //! toward R). No dot is minted here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use ringfort_ring::{
@@ -25,6 +22,7 @@ use crate::{
     bootstrap::{Founder, IdentityLedger, Roster, Standing, initial_hash, standing_of},
     config::{Config, HostPort},
     council::promises_of,
+    view,
 };
 
 /// A directory that is held, and what it says of itself. Dropping it gives the lock back.
@@ -178,16 +176,12 @@ pub fn judge_memory(store: &Store, answers: &Answers) -> Result<(), Fatal> {
 }
 
 /// The partitions of every member that do not count toward R, as the members say themselves.
-pub fn unsynced(
-    me: &NodeName,
-    store: &Store,
-    answers: &Answers,
-) -> BTreeMap<NodeName, BTreeSet<PartitionId>> {
+pub fn unsynced(me: StoreId, store: &Store, answers: &Answers) -> view::Unsynced {
     let set = |list: &[u32]| list.iter().copied().map(PartitionId).collect();
-    let mut all: BTreeMap<NodeName, BTreeSet<PartitionId>> = answers
+    let mut all: view::Unsynced = answers
         .iter()
-        .filter_map(|(name, answer)| Some((name.clone(), set(&answer.as_ref()?.unsynced))))
+        .filter_map(|(store, answer)| Some((*store, set(&answer.as_ref()?.unsynced))))
         .collect();
-    all.insert(me.clone(), set(&store.unsynced()));
+    all.insert(me, set(&store.unsynced()));
     all
 }

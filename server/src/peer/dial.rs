@@ -17,7 +17,7 @@ use crate::{counters::add, limits::PEER_BACKOFF_MAX, net::connect_channel};
 /// The first pause after a connection failed.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 
-/// Keeps one lane of one link connected.
+/// Keeps one lane of one link connected, for as long as the store takes part.
 pub(super) async fn run_lane(
     links: Arc<Links>,
     link: Arc<Link>,
@@ -25,7 +25,7 @@ pub(super) async fn run_lane(
     events: Arc<dyn LinkEvents>,
 ) {
     let mut backoff = Backoff::new(links.parts.seed ^ (u64::from(link.id.0) << 1 | lane as u64));
-    loop {
+    while links.parts.views.current().present(link.store).is_some() {
         match connect(&links, &link, lane).await {
             Ok(stream) => {
                 if serve_lane(&links, &link, lane, stream, &events).await {
@@ -41,6 +41,9 @@ pub(super) async fn run_lane(
         }
         tokio::time::sleep(backoff.next()).await;
     }
+    tracing::info!(peer = %link.name, store = %link.store, lane, "the store takes part no more");
+    link.lanes[lane].close();
+    links.publish();
 }
 
 type Replies = tonic::Streaming<peer::Replies>;
@@ -49,7 +52,7 @@ type Replies = tonic::Streaming<peer::Replies>;
 async fn connect(links: &Links, link: &Link, lane: usize) -> Result<Replies, String> {
     let parts = &links.parts;
     let view = parts.views.current();
-    let Some(member) = view.member(&link.name) else {
+    let Some(member) = view.present(link.store) else {
         return Err("no member of the layout".to_owned());
     };
     // It may have moved since the layout listed it.
@@ -93,11 +96,14 @@ async fn serve_lane(
     }
     links.publish();
     let mut proven = false;
+    let mut views = links.parts.views.subscribe();
+    let mut gone = std::pin::pin!(views.wait_for(|view| view.present(link.store).is_none()));
     let mut stands = std::pin::pin!(tokio::time::sleep(PEER_BACKOFF_MAX));
     let why = loop {
         let message = tokio::select! {
             biased;
             message = replies.message() => message,
+            _ = &mut gone => break "its store takes part no more".to_owned(),
             () = &mut stands, if !proven => {
                 proven = true;
                 continue;
@@ -145,9 +151,13 @@ fn accept(
         add(&parts.counters.wrong_cluster, 1);
         return Err(parts.fences.wrong_cluster(&fence).to_string());
     }
-    parts
-        .heard
-        .note(StoreId(fence.store_id), fence.durable_sequence);
+    if fence.store_id != link.store.0 {
+        return Err(format!(
+            "the store {} answers there",
+            StoreId(fence.store_id)
+        ));
+    }
+    parts.heard.note(link.store, fence.durable_sequence);
     events.on_replies(link.id, message);
     Ok(())
 }

@@ -66,7 +66,8 @@ pub enum Fenced {
     /// Same cluster, and an epoch under which some layout that lives was known. Whether a *write* is too old the store
     /// judges, by its own promise.
     Current,
-    /// Same cluster, and no layout that lives was known to the sender: mine, the newer epoch, is to be told.
+    /// Same cluster, and no layout that lives was known to the sender, or its store takes no part in it (any more, or yet):
+    /// mine, the newer epoch, is to be told.
     Stale(Epoch),
     /// Another cluster: refuse.
     Foreign,
@@ -112,7 +113,10 @@ impl Fences {
     pub fn judge(&self, fence: &peer::Fence) -> Fenced {
         let view = self.views.current();
         let foreign = fence.cluster_id != view.cluster().0;
-        let stale = fence.epoch < view.oldest_epoch().0;
+        // What a newer decree says of the sender is not known here yet.
+        let outside =
+            fence.epoch <= view.epoch().0 && view.present(StoreId(fence.store_id)).is_none();
+        let stale = fence.epoch < view.oldest_epoch().0 || outside;
         if !foreign && fence.epoch > view.epoch().0 {
             self.note_ahead(Ahead {
                 epoch: Epoch(fence.epoch),

@@ -1,4 +1,6 @@
 //! The connections to all other members: each has a small lane and one for large objects.
+//!
+//! A link leads to a store, not to a name: a member with a new disk is another peer, and the old store's link ends (I9).
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use ringfort_proto::peer::{self, peer_client::PeerClient};
-use ringfort_ring::{Member, NodeName};
+use ringfort_ring::{Member, NodeName, StoreId};
 use tokio::{sync::watch, task::AbortHandle};
 use tonic::transport::Channel;
 
@@ -27,7 +29,7 @@ use crate::{
     view::{View, Views},
 };
 
-/// A peer, as this process numbers it: by the order in which it met the names.
+/// A peer, as this process numbers it: by the order in which it met the stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerId(pub u16);
 
@@ -63,6 +65,8 @@ pub struct LinkParts {
 /// One link: its lanes, and how they stand.
 pub(super) struct Link {
     pub id: PeerId,
+    pub store: StoreId,
+    /// For the log.
     pub name: NodeName,
     pub lanes: [Arc<Lane>; 2],
     pub up: [AtomicBool; 2],
@@ -87,8 +91,8 @@ impl Link {
 /// How the links stand: for `status` and readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkStates {
-    /// By name: whether all connections to that member stand.
-    pub connected: BTreeMap<NodeName, bool>,
+    /// By the stores of the members: whether all connections to that one stand.
+    pub connected: BTreeMap<StoreId, bool>,
     /// Whether each member was tried at least once.
     pub all_attempted: bool,
 }
@@ -112,14 +116,15 @@ impl Links {
         });
         let view = links.parts.views.current();
         for member in others(&view) {
-            links.peer(&member.name);
+            links.peer(member);
         }
         links
     }
 
-    /// The number of the peer called `name`; numbers it if it is new.
-    pub fn peer(&self, name: &NodeName) -> PeerId {
-        let find = |links: &[Arc<Link>]| links.iter().find(|l| l.name == *name).map(|l| l.id);
+    /// The number of the member's store; numbers it if it is new.
+    pub fn peer(&self, member: &Member) -> PeerId {
+        let store = member.store_id;
+        let find = |links: &[Arc<Link>]| links.iter().find(|l| l.store == store).map(|l| l.id);
         if let Some(id) = find(&self.links.read().unwrap_or_else(PoisonError::into_inner)) {
             return id;
         }
@@ -127,12 +132,14 @@ impl Links {
         if let Some(id) = find(&links) {
             return id;
         }
-        let id = PeerId(u16::try_from(links.len()).expect("a layout has at most 4,096 members"));
+        let id = u16::try_from(links.len()).expect("one life of a process sees fewer new stores");
+        let id = PeerId(id);
         let counters = Arc::clone(&self.parts.counters);
         let budget = Arc::new(Budget::new(self.parts.limits.peer_queue_bytes, counters));
         links.push(Arc::new(Link {
             id,
-            name: name.clone(),
+            store,
+            name: member.name.clone(),
             lanes: std::array::from_fn(|_| Arc::new(Lane::new(Arc::clone(&budget)))),
             up: Default::default(),
             attempted: Default::default(),
@@ -141,7 +148,8 @@ impl Links {
         id
     }
 
-    /// Connects, and keeps connected, until [`Self::close`]. New members of later views are linked too.
+    /// Connects, and keeps connected, until [`Self::close`]. New members of later views are linked too; links to stores that
+    /// take part no more end.
     pub fn start(self: &Arc<Self>, events: Arc<dyn LinkEvents>) {
         let links = Arc::clone(self);
         let mut views = self.parts.views.subscribe();
@@ -161,7 +169,7 @@ impl Links {
     fn start_from(self: &Arc<Self>, first: usize, events: &Arc<dyn LinkEvents>) -> usize {
         let view = self.parts.views.current();
         for member in others(&view) {
-            self.peer(&member.name);
+            self.peer(member);
         }
         let all = self
             .links
@@ -248,11 +256,16 @@ impl Links {
 
     /// Tells how the links stand, if that has changed.
     pub(super) fn publish(&self) {
+        let view = self.parts.views.current();
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        let links: Vec<_> = links
+            .iter()
+            .filter(|link| view.present(link.store).is_some())
+            .collect();
         let states = LinkStates {
             connected: links
                 .iter()
-                .map(|link| (link.name.clone(), link.is_up()))
+                .map(|link| (link.store, link.is_up()))
                 .collect(),
             all_attempted: links.iter().all(|l| l.was_attempted()),
         };
@@ -264,10 +277,12 @@ impl Links {
     }
 }
 
-/// All members of live layouts but this node.
+/// All members of live layouts but this node, and but those that are excused.
 fn others(view: &View) -> impl Iterator<Item = &Member> {
     let me = view.my_store();
-    view.members().filter(move |member| member.store_id != me)
+    let takes_part = move |store| store != me && view.present(store).is_some();
+    view.members()
+        .filter(move |member| takes_part(member.store_id))
 }
 
 pub(super) const SMALL: usize = 0;

@@ -218,6 +218,12 @@ impl Node {
         }
     }
 
+    /// How the layout lists it.
+    pub fn member(&self) -> Member {
+        let view = self.views.current();
+        view.my_member().expect("a member").clone()
+    }
+
     /// From now on the node knows this.
     pub fn know(&self, history: &History) {
         let view = self.views.current().with_history(history);
@@ -232,8 +238,7 @@ impl Node {
     /// The node is gone, in an instant, for good.
     fn kill(&self) {
         self.dead.store(true, Ordering::Release);
-        let view = self.views.current();
-        let me = view.my_member();
+        let me = self.member();
         self.net.cut(&me.peer_addr);
         self.net.cut(&me.client_addr);
         self.data.stop();
@@ -244,10 +249,9 @@ impl Node {
     pub fn mark_unsynced(&self, nodes: &[&NodeName]) {
         let view = self.views.current();
         let all: BTreeSet<PartitionId> = view.layout().partition_ids().collect();
-        let unsynced = nodes
-            .iter()
-            .map(|&name| (name.clone(), all.clone()))
-            .collect();
+        let store = |name| view.layout().member(name).expect("a member").store_id;
+        let unsynced = nodes.iter().map(|&name| (store(name), all.clone()));
+        let unsynced = unsynced.collect();
         let view = view.with_unsynced(&unsynced).expect("a member");
         self.views.replace(view);
     }
@@ -281,7 +285,7 @@ impl Node {
 
     /// A client of this node's `Kv`.
     pub async fn client(&self) -> KvClient<Channel> {
-        let addr = self.views.current().my_member().client_addr.clone();
+        let addr = self.member().client_addr;
         let net: Arc<dyn Net> = Arc::new(self.net.clone());
         let channel = connect_channel(&net, &addr, Duration::from_secs(1)).await;
         KvClient::new(channel.expect("the node listens"))
@@ -342,10 +346,10 @@ impl Cluster {
 
     /// Waits until node `at` sees node `other` connected or not.
     pub async fn wait_link(&self, at: usize, other: usize, up: bool) {
-        let name = self.nodes[other].name.clone();
+        let store = self.nodes[other].member().store_id;
         let mut states = self.nodes[at].data.links.states();
         states
-            .wait_for(|s| s.connected.get(&name) == Some(&up))
+            .wait_for(|s| s.connected.get(&store) == Some(&up))
             .await
             .expect("links run");
     }

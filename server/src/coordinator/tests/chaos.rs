@@ -51,7 +51,7 @@ async fn acknowledged_writes_are_there_once_though_connections_break() {
                 let count = acknowledged.fetch_add(1, Relaxed);
                 if count % SHAKE_EVERY == 0 {
                     let node = &cluster.nodes[count / SHAKE_EVERY % cluster.nodes.len()];
-                    node.net.shake(&node.views.current().my_member().peer_addr);
+                    node.net.shake(&node.member().peer_addr);
                 }
             }
         }

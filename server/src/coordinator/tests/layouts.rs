@@ -237,13 +237,13 @@ async fn what_is_refused_says_which_decree_is_newer() {
     let [at, keeps] = given.keeps;
     let links = &given.node(at).data.links;
     let mut client = links
-        .client(links.peer(&given.node(keeps).name))
+        .client(links.peer(&given.node(keeps).member()))
         .expect("connected");
     let batch = |fence, epoch| peer::Batch {
         fence: Some(peer::Fence {
             cluster_id: CLUSTER.0,
             epoch: fence,
-            store_id: 1,
+            store_id: 101,
             durable_sequence: 0,
         }),
         stores: vec![peer::Store {
@@ -269,5 +269,5 @@ async fn what_is_refused_says_which_decree_is_newer() {
     }
     let ahead = given.node(keeps).data.fences.ahead();
     let ahead = ahead.borrow().expect("heard of a newer one");
-    assert_eq!((ahead.epoch, ahead.store), (Epoch(3), StoreId(1)));
+    assert_eq!((ahead.epoch, ahead.store), (Epoch(3), StoreId(101)));
 }

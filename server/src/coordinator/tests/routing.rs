@@ -1,8 +1,12 @@
 //! Who coordinates: synced owners do, others send on, once.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use ringfort_proto::{Reason, peer};
+use ringfort_ring::{Change, StoreId, apply};
 
 use crate::{
     coordinator::{Origin, locate},
@@ -105,13 +109,13 @@ async fn a_forward_that_nobody_answers_is_unknown_for_writes_alone() {
 async fn messages_are_fenced() {
     let cluster = Cluster::of_three().await;
     let node = &cluster.nodes[0];
-    let other = node.data.links.peer(&cluster.nodes[1].name);
+    let other = node.data.links.peer(&cluster.nodes[1].member());
     let mut client = node.data.links.client(other).expect("connected");
-    let ask = |cluster_id, epoch| peer::ScanRequest {
+    let ask = |cluster_id, epoch, store_id| peer::ScanRequest {
         fence: Some(peer::Fence {
             cluster_id,
             epoch,
-            store_id: 1,
+            store_id,
             durable_sequence: 0,
         }),
         last_token: u64::MAX,
@@ -120,12 +124,14 @@ async fn messages_are_fenced() {
         ..peer::ScanRequest::default()
     };
     client
-        .scan(ask(CLUSTER.0, 1))
+        .scan(ask(CLUSTER.0, 1, 101))
         .await
         .expect("same cluster, same epoch");
     for (request, reason) in [
-        (ask(5, 1), Reason::WrongCluster),
-        (ask(CLUSTER.0, 0), Reason::StaleEpoch),
+        (ask(5, 1, 101), Reason::WrongCluster),
+        (ask(CLUSTER.0, 0, 101), Reason::StaleEpoch),
+        // A store that no layout lists.
+        (ask(CLUSTER.0, 1, 99), Reason::StaleEpoch),
     ] {
         let status = client.scan(request).await.expect_err("fenced");
         assert_eq!(
@@ -137,7 +143,7 @@ async fn messages_are_fenced() {
         fence: Some(peer::Fence {
             cluster_id,
             epoch,
-            store_id: 1,
+            store_id: 101,
             durable_sequence: 0,
         }),
         digests: vec![peer::Digest {
@@ -180,13 +186,13 @@ async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
     })
     .await;
     let (outsider, owner) = outsider_and_owner(&cluster, "k");
-    let to = owner.data.links.peer(&outsider.name);
+    let to = owner.data.links.peer(&outsider.member());
     let mut client = owner.data.links.client(to).expect("connected");
     let framed = bytes::Bytes::from_static(b"\0\x07defaultk");
     let fence = peer::Fence {
         cluster_id: CLUSTER.0,
         epoch: 1,
-        store_id: 1,
+        store_id: 101,
         durable_sequence: 0,
     };
     let batch = peer::Batch {
@@ -210,5 +216,46 @@ async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
     assert_eq!(
         refused,
         [(1, "NOT_SYNCED"), (2, "NOT_SYNCED"), (3, "NOT_SYNCED")]
+    );
+}
+
+/// I9: a member with a new disk is another peer, and its old store is listened to no more.
+#[tokio::test]
+async fn a_link_leads_to_a_store() {
+    let cluster = Cluster::of_three().await;
+    let node = &cluster.nodes[0];
+    let (old, new) = (cluster.nodes[2].member(), StoreId(900));
+    let change = Change::NewStore {
+        name: old.name.clone(),
+        store_id: new,
+    };
+    let mut history = node.views.current().history().clone();
+    let decree = apply(history.decree(), &[change]).expect("fits");
+    assert!(history.adopt(Arc::new(decree)).expect("the next"));
+    node.know(&history);
+    let mut states = node.data.links.states();
+    let both = states.wait_for(|s| s.connected.contains_key(&new));
+    assert!(
+        !both
+            .await
+            .expect("links run")
+            .connected
+            .contains_key(&old.store_id)
+    );
+    // At its address the old store answers still, and hears nothing of the new layout: its copies do not count.
+    let put = put_ok(node.run(put_with("k", "v", w(2))).await);
+    assert_eq!(put.evidence.expect("is told").copies_durable, 2);
+    let refused = node.start_op(
+        put_with("k", "v", w(3)),
+        Duration::from_millis(300),
+        Origin::Client,
+    );
+    let refused = outcome(refused).await.expect_err("two stores are left");
+    assert!(
+        matches!(
+            refused.reason,
+            Reason::OutcomeUnknown | Reason::QuorumUnavailable
+        ),
+        "{refused}"
     );
 }
