@@ -21,9 +21,24 @@ const PARTITIONS: u32 = 16;
 /// Size of a log segment: small, so that they are recycled within a run.
 pub const SEGMENT_BYTES: u64 = 256 << 10;
 
+/// Whether a node belongs to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// A live layout lists it.
+    #[default]
+    Member,
+    /// It runs, and waits to be added.
+    Spare,
+    /// No live layout lists it any more.
+    Gone,
+}
+
 /// What is known of a node from outside.
 #[derive(Default)]
 struct Status {
+    role: Role,
+    /// The newest epoch that the role comes from.
+    epoch: u64,
     ready: bool,
     starts: u64,
     ended: Option<Result<(), Fatal>>,
@@ -47,6 +62,30 @@ pub struct SimNode {
 impl SimNode {
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it belongs to the cluster, as far as operators have seen.
+    pub fn role(&self) -> Role {
+        self.status().role
+    }
+
+    /// An operator has seen the layouts of `epoch`.
+    pub fn listed(&self, epoch: u64, is_listed: bool) {
+        let mut status = self.status();
+        if epoch < status.epoch {
+            return;
+        }
+        status.epoch = epoch;
+        status.role = match (is_listed, status.role) {
+            (true, _) => Role::Member,
+            (false, Role::Member) => Role::Gone,
+            (false, role) => role,
+        };
+    }
+
+    /// Whether it serves clients, if it is to.
+    pub fn is_as_it_should(&self) -> bool {
+        self.role() != Role::Member || self.is_ready()
     }
 
     /// Whether it serves clients.
@@ -85,6 +124,8 @@ impl SimNode {
     pub fn forget(&self) {
         let mut status = self.status();
         *status = Status {
+            role: status.role,
+            epoch: status.epoch,
             starts: status.starts,
             ..Status::default()
         };
@@ -151,12 +192,19 @@ impl SimNode {
 /// what it has forgotten.
 const STEPS_MS: [u64; 4] = [1, 1, 3, 10];
 
-/// Makes the nodes and their hosts.
-pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, trace: &Trace) -> Vec<SimNode> {
+/// Makes the nodes and their hosts: `count` that found a cluster, and then `spares` that look for one.
+pub fn start(
+    sim: &mut Sim<'_>,
+    count: usize,
+    spares: usize,
+    seed: u64,
+    trace: &Trace,
+) -> Vec<SimNode> {
     let names: Vec<String> = (0..count).map(|i| format!("n{i}")).collect();
+    let spares: Vec<String> = (0..spares).map(|i| format!("s{i}")).collect();
     let mut chance = StdRng::seed_from_u64(seed);
     let mut nodes = Vec::new();
-    for (name, number) in names.iter().zip(1..) {
+    for (name, number) in names.iter().chain(&spares).zip(1..) {
         let node = SimNode {
             name: name.clone(),
             medium: Medium::new(
@@ -166,6 +214,9 @@ pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, trace: &Trace) -> Vec<S
             status: Arc::default(),
             trace: trace.clone(),
         };
+        if spares.contains(name) {
+            node.status().role = Role::Spare;
+        }
         let config = config(name, &names);
         let life = node.clone();
         let node_seed = seed.rotate_left(17) ^ number;
@@ -183,12 +234,15 @@ pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, trace: &Trace) -> Vec<S
 
 fn config(name: &str, names: &[String]) -> Config {
     let initial: Vec<String> = names.iter().map(|n| format!("{n}={n}:7500")).collect();
+    let seeds: Vec<String> = names.iter().map(|n| format!("{n}:7500")).collect();
+    let founds = names.iter().any(|n| n == name);
     let flags = Flags {
         name: Some(name.to_owned()),
         client_addr: Some(format!("{name}:7400")),
         peer_addr: Some(format!("{name}:7500")),
         http_addr: Some(format!("{name}:7600")),
-        initial: Some(initial.join(",")),
+        initial: founds.then(|| initial.join(",")),
+        seeds: (!founds).then(|| seeds.join(",")),
         partitions: Some(PARTITIONS.to_string()),
         table_bytes: Some("4MiB".to_owned()),
         free_space_floor: Some("2MiB".to_owned()),

@@ -46,7 +46,7 @@ impl Restores {
 
     /// Stops nodes whose images are wanted, once all are there.
     pub fn take(&mut self, nodes: &[SimNode]) {
-        if nodes.iter().all(SimNode::is_ready) {
+        if nodes.iter().all(SimNode::is_as_it_should) {
             let wanted = self.wanted.iter().zip(nodes);
             for (_, node) in wanted.filter(|(wanted, _)| wanted.is_some()) {
                 node.stop();
@@ -74,7 +74,7 @@ impl Restores {
 
     /// The image to put back now, if there is one. `is_calm`: no fault of the network lasts.
     pub fn due(&mut self, nodes: &[SimNode], is_calm: bool, now_ms: u64) -> Option<(Fault, Image)> {
-        let ready = is_calm && nodes.iter().all(SimNode::is_ready);
+        let ready = is_calm && nodes.iter().all(SimNode::is_as_it_should);
         let index = self.saved.iter().position(|saved| {
             saved
                 .as_ref()
@@ -100,7 +100,7 @@ impl Restores {
 
     /// Whether a node that an image was put back on is not ready yet.
     pub fn is_asking(&mut self, nodes: &[SimNode]) -> bool {
-        self.asking = self.asking.filter(|&index| !nodes[index].is_ready());
+        self.asking = self.asking.filter(|&index| !nodes[index].is_as_it_should());
         self.asking.is_some()
     }
 

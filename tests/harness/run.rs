@@ -14,12 +14,14 @@ use turmoil::{Builder, Sim};
 
 use super::{
     checker,
-    cluster::{self, SimNode},
+    cluster::{self, Role, SimNode},
     faults::{self, Kind},
     history::History,
     net::{EPOCH_MS, set_now},
+    operator::{self, Board, Errand, OPERATORS, Operator, Wish},
     storm::{Scene, Storm},
     stranger::{self, Orders},
+    tempo::Baton,
     trace::Trace,
     workload::{Dial, Plan, Worker, final_pass},
 };
@@ -30,6 +32,10 @@ const START_MS_MAX: u64 = 30_000;
 const BACK_MS_MAX: u64 = 30_000;
 /// Then all must hold each other to be up within this.
 const SEEN_MS_MAX: u64 = 10_000;
+/// Changes of the layout must have ended within this after the faults, in ms.
+const SETTLED_MS_MAX: u64 = 120_000;
+/// Nodes that are there to be added, where the layout changes.
+const SPARES: usize = 2;
 /// The final pass must be through within this.
 const FINAL_MS_MAX: u64 = 600_000;
 /// One tick of the simulation.
@@ -48,6 +54,8 @@ pub struct Options {
     pub storm_ms: Option<u64>,
     /// No faults.
     pub calm: bool,
+    /// Number of changes of the layout.
+    pub changes: Option<usize>,
 }
 
 /// What came of a run.
@@ -65,6 +73,8 @@ pub struct Report {
     pub acked: u64,
     /// Calls that failed, by the kind of their error.
     pub errors: BTreeMap<String, u64>,
+    /// Changes of the layout that were done.
+    pub changes: Vec<Wish>,
     /// Faults that were done.
     pub faults: Vec<Kind>,
     /// What is wrong; empty if all is well.
@@ -123,6 +133,8 @@ struct Run {
     clients: Vec<String>,
     latency: Duration,
     orders: Orders,
+    errands: Vec<Errand>,
+    board: Board,
     storm: Option<Storm>,
     replicas: Vec<String>,
 }
@@ -144,18 +156,20 @@ impl Run {
         let storm_ms = options
             .storm_ms
             .unwrap_or(chance.random_range(4..10) * 1_000);
+        let errands = operator::errands(seed, options.changes.unwrap_or(0), storm_ms);
+        let spares = if errands.is_empty() { 0 } else { SPARES };
         let schedule = match options.calm {
             true => Vec::new(),
-            false => faults::schedule(seed, count, storm_ms),
+            false => faults::schedule(seed, count + spares, storm_ms),
         };
-        let nodes = cluster::start(sim, count, chance.random(), &trace);
+        let nodes = cluster::start(sim, count, spares, chance.random(), &trace);
         let plan = Plan {
             dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
             keys: chance.random_range(3..20),
             copies: 3.min(count as u32),
             pause_ms: chance.random_range(10..150),
-            rush: Arc::default(),
+            baton: Baton::default(),
             begin: Arc::default(),
             stop: Arc::default(),
             healed: Arc::default(),
@@ -163,7 +177,20 @@ impl Run {
             damaged: schedule.iter().any(|fault| fault.kind.damages()),
             history: History::new(trace),
         };
+        let board = Board::new(errands.len());
+        let operators = if errands.is_empty() { 0 } else { OPERATORS };
         let mut names = Vec::new();
+        for number in 0..operators {
+            let (plan, nodes, board) = (plan.clone(), nodes.clone(), board.clone());
+            let seed = chance.random();
+            let operator = Operator::new(plan, nodes, board, &errands, number, seed);
+            let name = format!("o{number}");
+            sim.client(name.as_str(), async move {
+                operator.run().await;
+                Ok(())
+            });
+            names.push(name);
+        }
         for number in 0..clients {
             let name = format!("c{number}");
             let worker = Worker::new(plan.clone(), number, chance.random());
@@ -192,6 +219,8 @@ impl Run {
             clients: names,
             latency,
             orders,
+            errands,
+            board,
             storm: None,
             replicas: Vec::new(),
         }
@@ -227,6 +256,18 @@ impl Run {
         steps(self, sim, SEEN_MS_MAX, &Run::all_see_all)?
             .then_some(())
             .ok_or_else(|| format!("not all hold each other to be up: {}", self.unseen()))?;
+        steps(self, sim, SETTLED_MS_MAX, &|run| run.board.is_settled())?
+            .then_some(())
+            .ok_or_else(|| {
+                format!(
+                    "the layout does not come to rest: {}; absent: {}",
+                    self.board.words(),
+                    self.absent()
+                )
+            })?;
+        steps(self, sim, BACK_MS_MAX, &Run::all_ready)?
+            .then_some(())
+            .ok_or_else(|| format!("not all members serve: {}", self.absent()))?;
         steps(self, sim, 1_000, &|_| false)?;
         set(&self.plan.stop);
         steps(self, sim, 3_000, &|_| false)?;
@@ -237,8 +278,9 @@ impl Run {
         })?
         .then_some(())
         .ok_or("the final pass does not end")?;
-        self.replicas =
-            checker::replicas(&self.nodes, self.plan.copies as usize, self.plan.damaged);
+        let mut members = self.nodes.clone();
+        members.retain(|node| node.role() == Role::Member);
+        self.replicas = checker::replicas(&members, self.plan.copies as usize, self.plan.damaged);
         Ok(())
     }
 
@@ -251,7 +293,7 @@ impl Run {
             nodes: self.nodes.clone(),
             clients: self.clients.clone(),
             orders: self.orders.clone(),
-            rush: Arc::clone(&self.plan.rush),
+            baton: self.plan.baton.clone(),
             normal_latency: self.latency,
             history: self.plan.history.clone(),
         };
@@ -259,7 +301,7 @@ impl Run {
     }
 
     fn all_ready(&self) -> bool {
-        self.nodes.iter().all(SimNode::is_ready)
+        self.nodes.iter().all(SimNode::is_as_it_should)
     }
 
     fn all_see_all(&self) -> bool {
@@ -268,17 +310,15 @@ impl Run {
 
     /// Who does not hold whom to be up.
     fn unseen(&self) -> String {
-        let pairs = self
-            .nodes
-            .iter()
-            .flat_map(|by| self.nodes.iter().map(move |on| (by, on)));
+        let members = || self.nodes.iter().filter(|n| n.role() == Role::Member);
+        let pairs = members().flat_map(|by| members().map(move |on| (by, on)));
         let unseen = pairs.filter(|(by, on)| by.name != on.name && by.sees(&on.name) != Some(true));
         let words = unseen.map(|(by, on)| format!("{} of {}", by.name, on.name));
         words.collect::<Vec<_>>().join(", ")
     }
 
     fn absent(&self) -> String {
-        let absent = self.nodes.iter().filter(|node| !node.is_ready());
+        let absent = self.nodes.iter().filter(|node| !node.is_as_it_should());
         let words = absent.map(|node| format!("{} ({:?})", node.name, node.ended()));
         words.collect::<Vec<_>>().join(", ")
     }
@@ -316,8 +356,13 @@ impl Run {
             .iter()
             .map(|f| format!("{:?} of n{} at {} ms", f.kind, f.node, f.at_ms))
             .collect();
+        let changes: Vec<String> = self
+            .errands
+            .iter()
+            .map(|e| format!("{:?} at {} ms", e.wish, e.at_ms))
+            .collect();
         format!(
-            "{} nodes, {} clients, {} keys, a storm of {} ms, disk steps of {:?} ms, links of up to {:?}, faults: [{}]",
+            "{} nodes, {} clients, {} keys, a storm of {} ms, disk steps of {:?} ms, links of up to {:?}, faults: [{}], changes: [{}]",
             self.nodes.len(),
             self.clients.len(),
             self.plan.keys,
@@ -328,6 +373,7 @@ impl Run {
                 .collect::<Vec<_>>(),
             self.latency * 2,
             faults.join(", "),
+            changes.join(", "),
         )
     }
 
@@ -356,6 +402,7 @@ impl Run {
             calls: records.calls,
             acked: checker::acked(&records),
             errors: records.errors.clone(),
+            changes: self.board.done(),
             faults: faults.unwrap_or_default(),
             wrong,
         }

@@ -1,23 +1,18 @@
 //! Does the faults of a schedule to a running simulation, ends them, and starts nodes again that have ended.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
 use turmoil::Sim;
 
 use super::{
-    cluster::SimNode,
+    cluster::{Role, SimNode},
     faults::{Fault, Kind},
     history::History,
     restore::Restores,
     stranger::{Order, Orders},
+    tempo::{Baton, Score, Tempo},
 };
 
 /// A node that ended by itself comes back after this, in ms.
@@ -36,9 +31,6 @@ const WORN_STEP_MS: u64 = 100;
 /// The stranger writes to one of the first few keys, which every run has.
 const STRANGE_KEYS: u64 = 3;
 
-/// How long clients go on hurrying when a node is due back after a power cut, in ms.
-const RUSH_AFTER_MS: u64 = 800;
-
 /// Who faults happen to.
 #[derive(Clone)]
 pub struct Scene {
@@ -48,8 +40,8 @@ pub struct Scene {
     pub clients: Vec<String>,
     /// For the stranger.
     pub orders: Orders,
-    /// Set while clients are to hurry: around a power cut of a slow disk, when there is most that only the others hold.
-    pub rush: Arc<AtomicBool>,
+    /// How fast clients work.
+    pub baton: Baton,
     /// How slow links usually are.
     pub normal_latency: Duration,
     /// Where all is noted.
@@ -76,8 +68,7 @@ pub struct Storm {
     rots_at_stop: Vec<Option<u64>>,
     /// Whether some fault of the schedule may make nodes end by themselves.
     may_end: bool,
-    /// Clients hurry until then, in ms.
-    rush_until_ms: u64,
+    score: Score,
     /// Faults that were done.
     pub done: Vec<Fault>,
     /// How nodes ended by themselves in ways that no fault explains.
@@ -96,6 +87,7 @@ impl Storm {
                 ..fault
             })
             .collect();
+        let score = Score::of(&coming);
         coming.reverse();
         Storm {
             back_at_ms: vec![None; nodes],
@@ -106,7 +98,7 @@ impl Storm {
             scene,
             coming,
             lasting: Vec::new(),
-            rush_until_ms: 0,
+            score,
             done: Vec::new(),
             wrong: Vec::new(),
         }
@@ -133,11 +125,9 @@ impl Storm {
                 self.scene.nodes[fault.node]
                     .medium
                     .set_step_ms(WORN_STEP_MS);
-                let back_ms = fault.at_ms + fault.for_ms;
-                self.rush_until_ms = self.rush_until_ms.max(back_ms + RUSH_AFTER_MS);
             }
         }
-        self.scene.rush.store(now_ms < self.rush_until_ms, Relaxed);
+        self.scene.baton.set(self.score.at(now_ms));
         let (over, lasting) = std::mem::take(&mut self.lasting)
             .into_iter()
             .partition(|undo| undo.at_ms <= now_ms);
@@ -175,8 +165,8 @@ impl Storm {
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.coming.clear();
         self.restores.clear();
-        self.rush_until_ms = 0;
-        self.scene.rush.store(false, Relaxed);
+        self.score = Score::default();
+        self.scene.baton.set(Tempo::Usual);
         for node in &self.scene.nodes {
             node.medium.set_step_ms(0);
         }
@@ -242,6 +232,9 @@ impl Storm {
             return self.end(sim, i, now_ms, now_ms + RESTART_MS);
         }
         let Some(ended) = node.ended() else { return };
+        if node.role() == Role::Gone {
+            return;
+        }
         self.restores.ended(i, &node, now_ms);
         if let Some(seed) = self.rots_at_stop[i].take() {
             self.flip(&node, seed);

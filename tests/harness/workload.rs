@@ -21,6 +21,7 @@ pub use self::last::final_pass;
 use super::{
     history::{Ask, History, Kind, Outcome, Reading, WriteId},
     net::SimDial,
+    tempo::{Baton, Tempo},
 };
 
 /// What a page of a scan has more than other calls, in ms: it reads many partitions, one after the other.
@@ -28,6 +29,8 @@ const SCAN_MS: u64 = 3_000;
 
 /// Pause between two calls of a client in a hurry, at most, in ms.
 const RUSH_PAUSE_MS: u64 = 4;
+/// How often clients look whether they may go on.
+const HUSH: Duration = Duration::from_millis(5);
 
 /// A lifetime that outlasts every run, whatever clocks jump, in ms.
 const LONG_TTL_MS: u64 = 60 * 3_600_000;
@@ -54,8 +57,8 @@ pub struct Plan {
     pub copies: u32,
     /// Pause between two calls of a client, at most, in ms.
     pub pause_ms: u64,
-    /// Set while clients are to hurry.
-    pub rush: Arc<AtomicBool>,
+    /// How fast clients work just now.
+    pub baton: Baton,
     /// Set when the clients may begin.
     pub begin: Arc<AtomicBool>,
     /// Set when they are to stop.
@@ -139,12 +142,15 @@ impl Worker {
             }
             let took_ms = longest_ms.unwrap_or_else(|| began.elapsed().as_millis() as u64);
             self.plan.history.count_call(took_ms, timeout);
-            let most_ms = match self.plan.rush.load(Ordering::Relaxed) {
-                true => RUSH_PAUSE_MS.min(self.plan.pause_ms),
-                false => self.plan.pause_ms,
+            let most_ms = match self.plan.baton.tempo() {
+                Tempo::Rush => RUSH_PAUSE_MS.min(self.plan.pause_ms),
+                Tempo::Usual | Tempo::Hush => self.plan.pause_ms,
             };
             let pause = self.chance.random_range(0..=most_ms);
             sleep(Duration::from_millis(pause)).await;
+            while self.plan.baton.tempo() == Tempo::Hush {
+                sleep(HUSH).await;
+            }
         }
     }
 

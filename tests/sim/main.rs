@@ -32,6 +32,9 @@ struct Args {
     /// No faults.
     #[arg(long)]
     calm: bool,
+    /// Change the layout so many times, with two more nodes to be added.
+    #[arg(long)]
+    changes: Option<usize>,
     /// Write the whole trace to this file.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         clients: args.clients,
         storm_ms: args.storm_ms,
         calm: args.calm,
+        changes: args.changes,
     };
     let report = run(args.seed, &options, trace.clone(), &panics);
     trace.flush();
@@ -114,12 +118,13 @@ fn complain(seed: u64, report: &Report, trace: &Trace) {
 
 fn tell(seed: u64, report: &Report) {
     println!(
-        "seed {seed}: {}; {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, errors {:?}, {}",
+        "seed {seed}: {}; {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, changes {:?}, errors {:?}, {}",
         report.settings,
         report.simulated_ms,
         report.calls,
         report.acked,
         report.faults,
+        report.changes,
         report.errors,
         if report.wrong.is_empty() {
             "all well"
@@ -135,6 +140,11 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
         .iter()
         .map(|kind| format!("{kind:?}"))
         .collect();
+    let changes: Vec<String> = report
+        .changes
+        .iter()
+        .map(|wish| format!("{wish:?}"))
+        .collect();
     serde_json::json!({
         "seed": seed,
         "nodes": report.nodes,
@@ -144,6 +154,7 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
         "acked": report.acked,
         "errors": report.errors,
         "faults": faults,
+        "changes": changes,
         "wrong": report.wrong,
     })
 }

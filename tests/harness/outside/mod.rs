@@ -23,6 +23,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 use super::{
     checker,
     history::History,
+    tempo::Baton,
     trace::Trace,
     workload::{Dial, Plan, Worker, final_pass},
 };
@@ -106,7 +107,7 @@ pub fn run(nodes: &mut dyn Held, options: &Options, trace: &Trace) -> Report {
         copies: 3.min(endpoints.len() as u32),
         endpoints,
         pause_ms: PAUSE_MS,
-        rush: Arc::default(),
+        baton: Baton::default(),
         begin: Arc::default(),
         stop: Arc::default(),
         healed: Arc::default(),
