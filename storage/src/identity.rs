@@ -42,13 +42,20 @@ impl Unsynced {
 
     /// Marks one of `partitions` partitions as unsynced or synced.
     pub fn set(&mut self, partition: u32, partitions: u32, unsynced: bool) {
-        debug_assert!(
-            partition < partitions,
-            "partition {partition} of {partitions}"
-        );
+        self.set_all(&[partition], partitions, unsynced);
+    }
+
+    /// Marks several of `partitions` partitions.
+    pub fn set_all(&mut self, which: &[u32], partitions: u32, unsynced: bool) {
         let mut marks: Vec<bool> = (0..partitions).map(|each| self.contains(each)).collect();
-        if let Some(mark) = marks.get_mut(partition as usize) {
-            *mark = unsynced;
+        for partition in which {
+            debug_assert!(
+                *partition < partitions,
+                "partition {partition} of {partitions}"
+            );
+            if let Some(mark) = marks.get_mut(*partition as usize) {
+                *mark = unsynced;
+            }
         }
         *self = match marks.iter().filter(|mark| **mark).count() {
             0 => Unsynced::None,

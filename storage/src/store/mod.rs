@@ -13,6 +13,7 @@
 mod digest;
 mod drain;
 mod entry;
+mod erase;
 mod load;
 mod merging;
 mod mint;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 
 pub use digest::PartitionTree;
 pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
+pub use erase::{EraseError, Erased};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
@@ -195,11 +197,21 @@ impl Store {
     /// # Errors
     /// [`SlotError`]: nobody knows which of the two is on disk; the process has to end.
     pub fn set_synced(&self, partition: u32, synced: bool) -> Result<(), SlotError> {
+        self.set_all_synced(&[partition], synced)
+    }
+
+    /// The same of several partitions, in one write.
+    ///
+    /// # Errors
+    /// As [`Self::set_synced`].
+    pub fn set_all_synced(&self, partitions: &[u32], synced: bool) -> Result<(), SlotError> {
         let inner = &*self.inner;
-        inner
-            .identity
-            .update(|identity| identity.unsynced.set(partition, inner.partitions, !synced))?;
-        if synced {
+        inner.identity.update(|identity| {
+            identity
+                .unsynced
+                .set_all(partitions, inner.partitions, !synced);
+        })?;
+        for &partition in partitions.iter().filter(|_| synced) {
             inner
                 .quarantine
                 .release_partition(partition, |token| inner.partition_of(token));

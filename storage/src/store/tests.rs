@@ -2,6 +2,7 @@
 
 mod basics;
 mod concurrent;
+mod erase;
 mod model;
 mod real;
 pub(super) mod rig;
