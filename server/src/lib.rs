@@ -16,6 +16,7 @@ pub mod http;
 pub mod layout_wire;
 pub mod limits;
 pub mod metrics;
+pub mod mover;
 pub mod net;
 pub mod node;
 pub mod peer;

@@ -5,11 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use ringfort_ring::{
-    ClusterId, Epoch, History, Layout, Member, PartitionId, Placement, PlacementError, StoreId,
+    Acquisition, ClusterId, Epoch, History, LIVE_MAX, Layout, Member, PartitionId, Placement,
+    PlacementError, StoreId, acquired,
 };
 use ringfort_storage::mutants::{Mutant, is_planted};
 use tokio::sync::watch;
@@ -263,6 +264,64 @@ impl View {
         taken.any(|live| live.is_mine(partition))
     }
 
+    /// Whether enough owners of `partition` are known to take writes, by each live layout: `needs` of them, the older layout
+    /// first. One that is given the partition takes none before it has acknowledged the layout.
+    pub fn is_taken(&self, partition: PartitionId, needs: [u32; LIVE_MAX]) -> bool {
+        let [older, newer] = &self.live[..] else {
+            return true;
+        };
+        let store = |live: &Live, owner: u16| live.layout.members()[usize::from(owner)].store_id;
+        let before: Vec<StoreId> = older
+            .owners(partition)
+            .iter()
+            .map(|o| store(older, *o))
+            .collect();
+        let takes = |owner: &&u16| {
+            let store = store(newer, **owner);
+            let acknowledged = self.history.trackers_of(store).ack >= newer.layout.epoch();
+            acknowledged || before.contains(&store)
+        };
+        newer.owners(partition).iter().filter(takes).count() as u32 >= needs[1]
+    }
+
+    /// What the newer of two live layouts gives this store; nothing while one is live.
+    pub fn acquired(&self) -> Vec<Acquisition> {
+        match (&self.live[..], self.my_member()) {
+            ([older, newer], Some(me)) => acquired(
+                (&older.layout, &older.placement),
+                (&newer.layout, &newer.placement),
+                &me.name,
+            ),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether this store hands over what it holds of `partition` to those whom the layout `epoch` gives it: it is an owner by
+    /// the older layout, and takes no more writes that the newer owners would not get.
+    pub fn hands_over(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        match &self.live[..] {
+            [older, newer] => {
+                let acknowledged = self.writes == self.live.len();
+                newer.layout.epoch() == epoch && acknowledged && older.is_mine(partition)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this store owns `partition` by a live layout.
+    pub fn owns(&self, partition: PartitionId) -> bool {
+        self.live.iter().any(|live| live.is_mine(partition))
+    }
+
+    /// Whether that member, of the layout that this node reads from, owns `partition` by every live layout.
+    pub fn owns_throughout(&self, member: usize, partition: PartitionId) -> bool {
+        let store = self.layout().members()[member].store_id;
+        self.live.iter().all(|live| {
+            let mut owners = live.owners(partition).iter();
+            owners.any(|owner| live.layout.members()[usize::from(*owner)].store_id == store)
+        })
+    }
+
     /// Whether this store refuses a write that was counted at `epoch`: it knows a newer one that the writer did not.
     pub fn refuses_write(&self, epoch: Epoch) -> bool {
         self.history.refuses_write(self.store, epoch) && !is_planted(Mutant::AcceptStaleEpoch)
@@ -272,6 +331,16 @@ impl View {
     pub fn answers_reads(&self, partition: PartitionId) -> bool {
         let mut answered = self.live[..self.answers].iter();
         answered.any(|live| live.is_mine(partition)) && is_counted(&self.own_unsynced, partition)
+    }
+
+    /// The same with another word of this store of its own copies.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn with_own_unsynced(&self, own: BTreeSet<PartitionId>) -> Result<View, ViewError> {
+        let mut unsynced = self.unsynced.clone();
+        unsynced.insert(self.store, own);
+        self.with_unsynced(&unsynced)
     }
 
     /// The partitions whose copy on that member does not count toward R.
@@ -291,38 +360,76 @@ fn is_counted(unsynced: &BTreeSet<PartitionId>, partition: PartitionId) -> bool 
 
 /// The current [`View`], shared by all parts of a node.
 #[derive(Debug, Clone)]
-pub struct Views(Arc<watch::Sender<Arc<View>>>);
+pub struct Views(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    view: watch::Sender<Arc<View>>,
+    /// Held for reading while work is done by a view.
+    work: RwLock<()>,
+}
+
+/// The view by which a piece of work is done: [`Views::update`] waits for its end. Not to be kept over anything that waits.
+pub struct Held<'a> {
+    view: Arc<View>,
+    _work: RwLockReadGuard<'a, ()>,
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
 
 impl Views {
     /// Starts with `view`.
     pub fn new(view: View) -> Self {
-        Views(Arc::new(watch::Sender::new(Arc::new(view))))
+        Views(Arc::new(Shared {
+            view: watch::Sender::new(Arc::new(view)),
+            work: RwLock::new(()),
+        }))
     }
 
     /// The view now.
     pub fn current(&self) -> Arc<View> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.0.view.borrow())
+    }
+
+    /// The view now, to store or to answer by: whoever replaces it waits until this is dropped. Never taken twice at a time.
+    pub fn enter(&self) -> Held<'_> {
+        let work = self.0.work.read().unwrap_or_else(PoisonError::into_inner);
+        Held {
+            view: self.current(),
+            _work: work,
+        }
     }
 
     /// Makes `view` the current one.
     pub fn replace(&self, view: View) {
-        self.0.send_replace(Arc::new(view));
+        self.update(|_| Some(view));
     }
 
-    /// Replaces the current view by what `change` makes of it, if anything; nobody else does meanwhile.
+    /// Replaces the current view by what `change` makes of it, if anything; nobody else does meanwhile. When this returns,
+    /// all work that was [entered](Self::enter) by an older view has ended: what it stored is stored, and what a promise rules
+    /// out happens no more. That is what makes the promise (I3) one that can be told.
     pub fn update(&self, change: impl FnOnce(&View) -> Option<View>) {
-        self.0.send_if_modified(|view| match change(view) {
+        let changed = self.0.view.send_if_modified(|view| match change(view) {
             Some(new) => {
                 *view = Arc::new(new);
                 true
             }
             None => false,
         });
+        if changed {
+            drop(self.0.work.write().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Told of every replacement.
     pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
-        self.0.subscribe()
+        self.0.view.subscribe()
     }
 }
 

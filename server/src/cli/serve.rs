@@ -107,6 +107,11 @@ pub fn run(serve: &Serve, out: Out) -> Result<Exit, CliError> {
     })?;
     match ended {
         Ok(()) => Ok(Exit::Done),
+        // What somebody asked for, by a change of the layout.
+        Err(Fatal::Out(words)) => {
+            out.say(&words);
+            Ok(Exit::Done)
+        }
         // Before the runtime is dropped: nothing of the engine may run its destructor.
         Err(Fatal::Engine(why)) => Err(start_anew(&why, out)),
         Err(fatal) => {

@@ -191,6 +191,8 @@ settings! {
     session_bytes: ByteSize = Some("4MiB"), (value_name = "BYTES");
     /// Bytes that wait for one peer
     peer_queue_bytes: ByteSize = Some("32MiB"), (value_name = "BYTES");
+    /// Bytes a second that this node receives when a new layout gives it partitions, at most; it gives way to clients
+    transfer_rate: ByteSize = Some("64MiB"), (value_name = "BYTES");
     /// How long to wait for members' answers at the start
     hello_timeout: Duration = Some("2s"), (value_name = "DURATION");
     /// How long a connection to a node may take to open

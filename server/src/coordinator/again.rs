@@ -3,6 +3,11 @@
 //!
 //! Keeps I3 (a write counts W in each layout that lives by the decree under which it is sent) and I10: sending the object again
 //! after a refusal of its epoch is no retry, happens only once this node knows a newer decree, and mints nothing.
+//!
+//! A store that a new layout gives a partition refuses its objects until it has acknowledged that layout. So a write is neither
+//! minted nor sent again before as many owners as it needs are known to have done so: until then it waits, within its deadline
+//! and with nothing changed. Only where a layout gives a partition to so many new owners that the others are no quorum does
+//! that take any time, and then the little that acknowledging takes.
 
 use ringfort_ring::Epoch;
 use ringfort_storage::store::Read;
@@ -16,8 +21,8 @@ use crate::peer::PeerId;
 
 /// The epoch of a write whose owners are not counted yet. No decree has it.
 pub(super) const UNCOUNTED: Epoch = Epoch(0);
-/// Ended writes among those that wait for a newer decree, at least, before they are swept out.
-const OUTDATED_MIN: usize = 1_024;
+/// Ended writes among those that wait, at least, before they are swept out.
+const WAITING_MIN: usize = 1_024;
 
 impl Step<'_> {
     /// Whether a write that is about to be minted has its owners counted by the present decree; counts them if not. One
@@ -37,6 +42,21 @@ impl Step<'_> {
         }
         self.count_anew(id);
         true
+    }
+
+    /// Whether a write that is about to be minted would find enough owners that take it; else it waits for them to say so.
+    pub fn is_taken_or_waits(&mut self, id: OpId) -> bool {
+        let Some(pending) = self.state.ops.get(id) else {
+            return false;
+        };
+        let Phase::Loading(intent) = &pending.phase else {
+            return false;
+        };
+        let taken = self.is_taken(pending.partition, intent.w);
+        if !taken {
+            self.state.waiting.push(id);
+        }
+        taken
     }
 
     fn count_anew(&mut self, id: OpId) {
@@ -79,30 +99,44 @@ impl Step<'_> {
         if !writing.put.waits_for(place) || newest <= pending.epoch {
             return false;
         }
-        if pending.epoch < self.view.epoch() {
-            self.send_again(id);
-        } else if !std::mem::replace(&mut writing.outdated, true) {
-            self.state.outdated.push(id);
+        if !std::mem::replace(&mut writing.outdated, true) {
+            self.send_again_or_wait(id);
         }
         true
     }
 
-    /// What was refused for its epoch is sent again, if this node has heard of the newer one by now.
+    /// What was refused for its epoch is sent again, if this node has heard of the newer one by now, and what waits for owners
+    /// goes on, if enough of them take it by now.
     pub fn view_changed(&mut self) {
-        for id in std::mem::take(&mut self.state.outdated) {
-            match self.state.ops.get(id).map(|pending| pending.epoch) {
-                Some(epoch) if epoch < self.view.epoch() => self.send_again(id),
-                Some(_) => self.state.outdated.push(id),
-                None => {}
+        for id in std::mem::take(&mut self.state.waiting) {
+            match self.state.ops.get(id).map(|pending| &pending.phase) {
+                Some(Phase::Writing(_)) => self.send_again_or_wait(id),
+                Some(Phase::Loading(_)) => self.apply(id),
+                _ => {}
             }
         }
     }
 
-    /// Forgets those that have ended, if they are the most: the newer decree may be long in coming (I7).
-    pub fn sweep_outdated(&mut self) {
-        let State { ops, outdated, .. } = &mut *self.state;
-        if outdated.len() > 2 * ops.len() + OUTDATED_MIN {
-            outdated.retain(|id| ops.get(*id).is_some());
+    fn send_again_or_wait(&mut self, id: OpId) {
+        let Some(pending) = self.state.ops.get(id) else {
+            return;
+        };
+        let Phase::Writing(writing) = &pending.phase else {
+            return;
+        };
+        let newer = pending.epoch < self.view.epoch();
+        if newer && self.is_taken(pending.partition, writing.w) {
+            self.send_again(id);
+        } else {
+            self.state.waiting.push(id);
+        }
+    }
+
+    /// Forgets those that have ended, if they are the most: what they wait for may be long in coming (I7).
+    pub fn sweep_waiting(&mut self) {
+        let State { ops, waiting, .. } = &mut *self.state;
+        if waiting.len() > 2 * ops.len() + WAITING_MIN {
+            waiting.retain(|id| ops.get(*id).is_some());
         }
     }
 

@@ -190,6 +190,8 @@ impl Coordinator {
 
     /// Plays one event: changes the state under the lock, sends, and delivers what came of it.
     fn event(&self, play: impl FnOnce(&mut Step<'_>)) {
+        // Whoever changes the view waits until what is done by the older one is done.
+        let held = self.parts.views.enter();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let draining = *self.draining.borrow();
         let disk_full = self.disk_full.load(Ordering::Acquire);
@@ -197,6 +199,7 @@ impl Coordinator {
         play(&mut step);
         let outcome = step.end();
         drop(state);
+        drop(held);
         if !outcome.loads.is_empty() {
             self.load(outcome.loads);
         }

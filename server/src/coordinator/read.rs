@@ -65,9 +65,11 @@ impl Step<'_> {
         let Phase::Reading(reading) = &mut pending.phase else {
             return;
         };
+        // Of a partition that was given away meanwhile it may have found what the erasing left.
+        let counts = self.view.answers_reads(pending.partition);
         let fetch = match read {
-            Read::Found(record) => reading.get.own(record, true),
-            Read::Miss | Read::Quarantined => {
+            Read::Found(record) if counts => reading.get.own(record, true),
+            Read::Found(_) | Read::Miss | Read::Quarantined => {
                 let nothing = Arc::new(Record::new(&pending.key, Object::empty()));
                 reading.get.own(nothing, false)
             }

@@ -44,7 +44,8 @@ impl Step<'_> {
     }
 
     /// The first synced owner that is connected, other than this node: its place among the members, and its number. One that
-    /// gossip holds to be down (it may hang while its connections stand) is taken only if there is no other.
+    /// gossip holds to be down (it may hang while its connections stand) is taken only if there is no other; and one that owns
+    /// the partition by one of two live layouts alone only if none owns it by both, because it may read by the other one.
     pub fn synced_owner(&self, partition: PartitionId) -> Option<(usize, PeerId)> {
         let owners = self
             .view
@@ -59,7 +60,12 @@ impl Step<'_> {
             .filter(|&member| self.view.is_synced(member, partition))
             .filter_map(|member| Some((member, self.peer_of(member)?)))
             .filter(|&(_, peer)| self.parts.links.connected(peer))
-            .min_by_key(|&(member, _)| is_down(member))
+            .min_by_key(|&(member, _)| {
+                (
+                    is_down(member),
+                    !self.view.owns_throughout(member, partition),
+                )
+            })
     }
 
     /// This node's copy does not hold all that it should: names a node to ask.
@@ -101,6 +107,12 @@ impl Step<'_> {
             };
         }
         quorums
+    }
+
+    /// Whether enough owners are known to take the write, see [`View::is_taken`](crate::view::View::is_taken).
+    pub fn is_taken(&self, partition: PartitionId, w: Option<u32>) -> bool {
+        let needs = self.quorums(Owners::none(), w).map(|quorum| quorum.need);
+        self.view.is_taken(partition, needs)
     }
 
     pub fn check_writable(&self, owners: Owners, w: Option<u32>) -> Result<(), Failure> {

@@ -36,8 +36,8 @@ pub(super) struct State {
     pub own_waits: VecDeque<(u64, OpId)>,
     /// The sequence that the log was last said to be durable to.
     pub durable: u64,
-    /// Writes that were refused for their epoch, and wait for the newer one to be known here.
-    pub outdated: Vec<OpId>,
+    /// Writes that wait for a newer view: refused for their epoch, or not minted because too few owners take them yet.
+    pub waiting: Vec<OpId>,
     /// Sequence of the requests that came without an id.
     pub request_sequence: u64,
     routes: Routes,
@@ -63,7 +63,7 @@ impl State {
             running: Running::default(),
             own_waits: VecDeque::new(),
             durable,
-            outdated: Vec::new(),
+            waiting: Vec::new(),
             request_sequence: 0,
             routes: Routes::default(),
             outgoing: Vec::new(),
@@ -286,7 +286,7 @@ impl<'a> Step<'a> {
     }
 
     pub fn tick(&mut self) {
-        self.sweep_outdated();
+        self.sweep_waiting();
         for id in self.state.deadlines.due(self.now) {
             self.expire(id);
         }

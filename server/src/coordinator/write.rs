@@ -37,6 +37,9 @@ impl Step<'_> {
         if !self.is_counted(id) {
             return;
         }
+        if !self.is_taken_or_waits(id) {
+            return;
+        }
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };

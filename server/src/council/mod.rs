@@ -4,8 +4,8 @@
 //! word of another cluster is refused. The rules are `ring`'s (`consensus`, `layout/history.rs`); here they meet the disk
 //! and the network.
 //!
-//! This version follows new addresses alone: decrees that change owners or stores are neither voted for nor adopted, because
-//! the data path writes to one layout and moves nothing yet.
+//! This version carries out new addresses and changes of owners among the members (`mover/` moves what they move). Decrees that
+//! list a new store or excuse one are not voted for.
 
 pub mod listen;
 mod propose;
@@ -59,7 +59,7 @@ pub enum CouncilError {
     NotSuccessor(#[from] ringfort_ring::NotSuccessor),
     /// A decree that this version cannot carry out.
     #[error(
-        "decree {0} changes more than addresses, which this version cannot carry out: upgrade this node"
+        "decree {0} lists a new store or excuses one, which this version cannot carry out: upgrade this node"
     )]
     Unsupported(Epoch),
     /// Another cluster's message.
@@ -116,6 +116,8 @@ pub struct Parts {
 struct State {
     history: History,
     promises: Promises,
+    /// Whether a decree that it knew has listed this store.
+    was_listed: bool,
 }
 
 /// One store's voice.
@@ -156,7 +158,11 @@ impl Council {
         let me = StoreId(identity.store_id);
         let mut history = History::new(promises.decree.clone());
         history.hear(me, promises.trackers);
-        let state = State { history, promises };
+        let state = State {
+            was_listed: history.decree().lists(me),
+            history,
+            promises,
+        };
         Ok(Arc::new(Council {
             me,
             changed: watch::Sender::new(()),
@@ -243,18 +249,59 @@ impl Council {
         if !history.adopt(decree.clone())? {
             return Ok(false);
         }
-        let newest = state.history.decree().clone();
-        if !is_like(&decree, &newest) {
-            return Err(CouncilError::Unsupported(decree.epoch()));
-        }
         let promises = state.promises.clone().with_decree(decree.clone());
         self.keep(&mut state, promises)?;
         // Its own word is the durable one.
         history.hear(self.me, state.promises.trackers);
         state.history = history;
-        tracing::info!(epoch = %decree.epoch(), "the layout was amended");
+        state.was_listed |= decree.lists(self.me);
+        let live: Vec<u64> = decree
+            .live()
+            .iter()
+            .map(|layout| layout.epoch().0)
+            .collect();
+        tracing::info!(epoch = %decree.epoch(), ?live, "a new decree");
         self.told(&state);
         Ok(true)
+    }
+
+    /// Raises this store's own trackers: durably, then for the whole node, and only then for others to hear. When this returns,
+    /// all work done by the older word has ended (see [`Views::update`](crate::view::Views::update)).
+    ///
+    /// # Errors
+    /// [`CouncilError::Disk`]: nothing was told, and nobody knows what is on the disk. The process has to end.
+    pub fn raise(&self, trackers: Trackers) -> Result<(), CouncilError> {
+        let mut state = self.state();
+        let higher = state.promises.trackers.union(trackers);
+        if higher == state.promises.trackers {
+            return Ok(());
+        }
+        debug_assert!(higher.in_order(), "{higher:?}");
+        let promises = Promises {
+            trackers: higher,
+            ..state.promises.clone()
+        };
+        self.keep(&mut state, promises)?;
+        state.history.hear(self.me, higher);
+        tracing::info!(ack = %higher.ack, merged = %higher.merged, flipped = %higher.flipped, "so far through the change");
+        self.told(&state);
+        Ok(())
+    }
+
+    /// Told of every change of what this node knows.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether a decree has listed this store, as far as this process knows: one that none lists any more is out, and one that
+    /// none has listed yet is not in.
+    pub fn was_listed(&self) -> bool {
+        self.state().was_listed
+    }
+
+    /// This node's store.
+    pub fn me(&self) -> StoreId {
+        self.me
     }
 
     /// Takes over what others said of their trackers; of this store its own durable word alone counts.
@@ -308,9 +355,15 @@ impl Council {
         if !request.newest.is_empty() {
             self.adopt(Arc::new(Decree::decode(&request.newest)?))?;
         }
+        self.hear(request.mine.map(wire::trackers_from_wire));
         Ok(peer::DecreesResponse {
             newest: self.newest().encode().into(),
+            mine: Some(self.my_word()),
         })
+    }
+
+    fn my_word(&self) -> peer::Trackers {
+        wire::trackers_to_wire(self.me, self.state().history.trackers_of(self.me))
     }
 
     fn fence(&self, theirs: u64) -> Result<(), CouncilError> {
@@ -323,7 +376,7 @@ impl Council {
         })
     }
 
-    /// Tells the member at `addr` the newest decree, and takes over what it knows.
+    /// Tells the member at `addr` the newest decree and this store's trackers, and takes over what it knows.
     ///
     /// # Errors
     /// [`CouncilError`].
@@ -331,6 +384,7 @@ impl Council {
         let request = peer::DecreesRequest {
             cluster_id: self.cluster.0,
             newest: self.newest().encode().into(),
+            mine: Some(self.my_word()),
         };
         let mut client = self.client(addr);
         let asked = tokio::time::timeout(ASK_TIMEOUT, client.decrees(request)).await;
@@ -339,6 +393,7 @@ impl Council {
             .map_err(|status| peer_error(addr, status.message()))?
             .into_inner();
         self.adopt(Arc::new(Decree::decode(&answer.newest)?))?;
+        self.hear(answer.mine.map(wire::trackers_from_wire));
         Ok(())
     }
 
@@ -356,23 +411,28 @@ fn peer_error(addr: &str, words: &str) -> CouncilError {
     }
 }
 
-/// Whether this version can carry out `decree` after `newest`: new addresses, and nothing else.
+/// Whether this version can carry out `decree` after `newest`: other owners among the members, the end of the older layout, new
+/// addresses.
 fn supported(decree: &Decree, newest: &Decree) -> Result<(), CouncilError> {
-    let kind = decree.follows(newest)?;
-    if kind != Kind::Amends || !is_like(decree, newest) {
-        return Err(CouncilError::Unsupported(decree.epoch()));
+    let fine = match decree.follows(newest)? {
+        Kind::Places => {
+            let mut members = decree.newest().members().iter();
+            members.all(|member| newest.lists(member.store_id))
+        }
+        Kind::Amends => has_same_stores(decree, newest),
+        Kind::Retires => true,
+    };
+    match fine {
+        true => Ok(()),
+        false => Err(CouncilError::Unsupported(decree.epoch())),
     }
-    Ok(())
 }
 
-/// Whether both have the same owners and stores, all of them taking part.
-fn is_like(decree: &Decree, newest: &Decree) -> bool {
+/// Whether both have the same stores, and excuse the same.
+fn has_same_stores(decree: &Decree, newest: &Decree) -> bool {
     let stores = |decree: &Decree| -> Vec<StoreId> {
-        let members = decree.newest().members().iter();
+        let members = decree.live().iter().flat_map(|layout| layout.members());
         members.map(|member| member.store_id).collect()
     };
-    decree.live().len() == 1
-        && decree.newest().epoch() == newest.newest().epoch()
-        && stores(decree) == stores(newest)
-        && decree.excused().is_empty()
+    stores(decree) == stores(newest) && decree.excused() == newest.excused()
 }

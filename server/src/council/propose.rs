@@ -58,26 +58,32 @@ impl Council {
         super::supported(&planned.target, &base).map_err(|_| {
             Failure::new(
                 Reason::BadRequest,
-                "this version plans changes of owners, stores and excuses, and commits none: nothing was changed",
+                "this version plans new stores and excuses, and commits none: nothing was changed",
             )
         })?;
-        let proposed = {
-            let state = self.state();
-            state
-                .promises
-                .votes
-                .clone()
-                .of_instance(planned.target.epoch())
-                .proposed
-        };
-        let proposer = Proposer::new(
-            self.me,
-            planned.target.epoch(),
-            base.voters(),
-            proposed,
-            planned.target.clone(),
-        );
-        self.decide(&base, proposer).await
+        self.have_decided(&base, planned.target).await
+    }
+
+    /// Has `target`, which is to follow the newest decree, decided. That an equal one was decided is the same success.
+    ///
+    /// # Errors
+    /// [`Failure`], as of [`Self::commit`].
+    pub async fn propose(&self, target: Decree) -> Result<Epoch, Failure> {
+        let _one = self.proposing.lock().await;
+        let base = self.newest();
+        if *base == target {
+            return Ok(base.epoch());
+        }
+        super::supported(&target, &base)?;
+        self.have_decided(&base, target).await
+    }
+
+    async fn have_decided(&self, base: &Arc<Decree>, target: Decree) -> Result<Epoch, Failure> {
+        let instance = target.epoch();
+        let votes = self.state().promises.votes.clone();
+        let proposed = votes.of_instance(instance).proposed;
+        let proposer = Proposer::new(self.me, instance, base.voters(), proposed, target);
+        self.decide(base, proposer).await
     }
 
     async fn decide(
@@ -104,7 +110,8 @@ impl Council {
                 Attempt::Passed => {
                     self.tell(base, base).await;
                     let newest = self.newest();
-                    if newest.plan() == proposer.value().plan() {
+                    let same_plan = newest.plan() == proposer.value().plan();
+                    if *newest == *proposer.value() || same_plan && newest.plan() != PlanHash(0) {
                         return Ok(newest.epoch());
                     }
                     return Err(lost(newest.epoch()));
@@ -213,6 +220,12 @@ impl Council {
             }
             Err(_) => (store, None),
         }
+    }
+
+    /// Tells all members what this node knows: a step of a change waits for such news, and gossip takes a while.
+    pub async fn tell_all(&self) {
+        let newest = self.newest();
+        self.tell(&newest, &newest).await;
     }
 
     /// Tells all members what was decided, where they were and where they are. Who misses it asks by itself.

@@ -124,18 +124,12 @@ fn the_own_trackers_are_those_on_the_disk() {
 }
 
 #[test]
-fn what_this_version_cannot_carry_out_is_neither_voted_for_nor_adopted() {
+fn what_this_version_cannot_carry_out_is_not_voted_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let council = council(&dir);
     let name = NodeName::new("n2").expect("valid");
     let store_id = StoreId(9);
-    let set = Change::Set {
-        name: name.clone(),
-        tokens: Some(512),
-        zone: None,
-    };
     for change in [
-        set,
         Change::NewStore {
             name: name.clone(),
             store_id,
@@ -143,19 +137,64 @@ fn what_this_version_cannot_carry_out_is_neither_voted_for_nor_adopted() {
         Change::Excuse(name),
     ] {
         let decree = apply(&Decree::founding(founding()), &[change]).expect("fits");
-        let refused = council.vote(accept(1, decree.clone()));
-        assert!(
-            matches!(refused, Err(CouncilError::Unsupported(_))),
-            "{refused:?}"
-        );
-        let refused = council.adopt(Arc::new(decree));
+        let refused = council.vote(accept(1, decree));
         assert!(
             matches!(refused, Err(CouncilError::Unsupported(_))),
             "{refused:?}"
         );
     }
-    assert_eq!(council.newest().epoch(), Epoch(1));
     assert_eq!(council.state().promises.votes, Votes::none(Epoch(2)));
+    let set = Change::Set {
+        name: NodeName::new("n2").expect("valid"),
+        tokens: Some(512),
+        zone: None,
+    };
+    let placing = apply(&Decree::founding(founding()), &[set]).expect("fits");
+    let answer = council.vote(accept(1, placing)).expect("votes");
+    assert_eq!(answer, Response::Accepted { ballot: ballot(1) });
+}
+
+#[test]
+fn a_tracker_is_durable_before_it_is_told_and_only_grows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = council(&dir);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (said, disk) = (told.clone(), dir.path().to_owned());
+    first.follow(Box::new(move |history: &History| {
+        let disk = Arc::new(RealDisk::open(&disk).expect("ours"));
+        let identity = IdentityFile::load_or_create(disk, || Identity::new(1, 2, "n1"));
+        let identity = identity.expect("readable").current();
+        let kept = promises_of(&identity, &founding()).expect("of this version");
+        let mine = history.trackers_of(StoreId(1));
+        assert_eq!(kept.trackers, mine);
+        said.lock().expect("whole").push(mine.ack);
+    }));
+    let mut changes = first.changes();
+    let higher = Trackers {
+        ack: Epoch(2),
+        ..Trackers::starting_at(Epoch(1))
+    };
+    first.raise(higher).expect("durable");
+    assert!(changes.has_changed().expect("lives"));
+    changes.mark_unchanged();
+    first
+        .raise(Trackers::starting_at(Epoch(1)))
+        .expect("nothing to do");
+    first.raise(higher).expect("nothing to do");
+    assert!(!changes.has_changed().expect("lives"));
+    assert_eq!(*told.lock().expect("whole"), [Epoch(1), Epoch(2)]);
+    let request = peer::DecreesRequest {
+        mine: Some(wire::trackers_to_wire(StoreId(2), higher)),
+        cluster_id: CLUSTER.0,
+        newest: Default::default(),
+    };
+    let answer = first.answer_decrees(&request).expect("sense");
+    let mine = answer.mine.map(wire::trackers_from_wire);
+    assert_eq!(mine, Some((StoreId(1), higher)));
+    assert_eq!(first.history().trackers_of(StoreId(2)), higher);
+    drop(first);
+    let again = council(&dir);
+    assert_eq!(again.history().trackers_of(StoreId(1)), higher);
 }
 
 #[test]
@@ -187,6 +226,7 @@ fn a_word_of_another_cluster_or_without_sense_is_refused() {
         Err(CouncilError::Message(_))
     ));
     let request = peer::DecreesRequest {
+        mine: None,
         cluster_id: CLUSTER.0,
         newest: vec![1, 2, 3].into(),
     };

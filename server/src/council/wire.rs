@@ -2,7 +2,7 @@
 
 use ringfort_proto::peer::{self, Verdict};
 use ringfort_ring::{
-    Decree, Epoch, StoreId,
+    Decree, Epoch, StoreId, Trackers,
     consensus::{Ballot, Request, Response},
 };
 
@@ -130,4 +130,24 @@ pub fn response_from_wire(wire: peer::VoteResponse) -> Result<Response<Decree>, 
             ));
         }
     })
+}
+
+/// A store's trackers as they travel.
+pub fn trackers_to_wire(store: StoreId, trackers: Trackers) -> peer::Trackers {
+    peer::Trackers {
+        store_id: store.0,
+        ack: trackers.ack.0,
+        merged: trackers.merged.0,
+        flipped: trackers.flipped.0,
+    }
+}
+
+/// A store's trackers off the wire; whether they make sense the history judges.
+pub fn trackers_from_wire(wire: peer::Trackers) -> (StoreId, Trackers) {
+    let trackers = Trackers {
+        ack: Epoch(wire.ack),
+        merged: Epoch(wire.merged),
+        flipped: Epoch(wire.flipped),
+    };
+    (StoreId(wire.store_id), trackers)
 }

@@ -14,6 +14,7 @@ use crate::{
     counters::{Counters, add},
     gossip::Gossiper,
     health::{Health, Phase},
+    mover::progress::Progress,
     peer::{Heard, Membership},
 };
 
@@ -29,6 +30,8 @@ pub struct Greeter {
     pub council: OnceLock<Arc<Council>>,
     /// What it heard of others' logs.
     pub heard: Arc<Heard>,
+    /// How far it is with what a new layout gives it.
+    pub progress: Arc<Progress>,
     /// Its gossip, once it is a member that has recovered.
     pub gossip: OnceLock<Arc<Gossiper>>,
     /// Its time for the ages of request ids.
@@ -47,6 +50,7 @@ impl Greeter {
             .council
             .get()
             .map_or(0, |council| council.newest().epoch().0);
+        response.transfer = Some(self.transfer());
         if let Some(store) = self.store.get() {
             let stats = store.stats();
             response.durable_sequence = stats.durable_sequence;
@@ -54,6 +58,19 @@ impl Greeter {
             response.unsynced = store.unsynced();
         }
         response
+    }
+
+    fn transfer(&self) -> peer::Transfer {
+        let figures = self.progress.figures();
+        peer::Transfer {
+            epoch: figures.epoch,
+            partitions: figures.partitions,
+            received: figures.received,
+            lost: figures.lost,
+            bytes: figures.bytes,
+            bytes_per_s: figures.bytes_per_s,
+            left_ms: figures.left_ms,
+        }
     }
 
     fn council(&self) -> Result<&Arc<Council>, Status> {

@@ -40,6 +40,7 @@ use crate::{
     health::{Health, Phase},
     http,
     metrics::Metrics,
+    mover::End,
     net::Net,
     peer::{DataSlot, Heard},
 };
@@ -70,16 +71,21 @@ pub async fn run(
         started = node.start(&tasks) => Some(started?),
         () = shutdown.clone() => None,
     };
-    let Some(running) = started else {
+    let Some((running, mover)) = started else {
         return Ok(());
     };
     let failed = tokio::select! {
         () = shutdown => None,
         why = running.failure() => Some(why),
         why = failed(node.parts.engine_panics.clone()) => Some(Fatal::Engine(why)),
+        why = ended(mover) => Some(why),
     };
     match failed {
         None => stop::gracefully(&node, running, tasks).await,
+        Some(out @ Fatal::Out(_)) => {
+            stop::gracefully(&node, running, tasks).await?;
+            Err(out)
+        }
         Some(fatal) => Err(stop::at_once(&node, running, fatal)),
     }
 }
@@ -93,6 +99,17 @@ async fn failed(mut failure: watch::Receiver<Option<String>>) -> String {
         if failure.changed().await.is_err() {
             // Whoever would tell is gone: there is nothing to wait for.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Ends when the worker that carries out changes of layouts has.
+async fn ended(mover: oneshot::Receiver<End>) -> Fatal {
+    match mover.await {
+        Ok(End::Out(words)) => Fatal::Out(words),
+        Ok(End::Broken(words)) => Fatal::Storage(words),
+        Err(_) => {
+            Fatal::Storage("the worker that carries out changes of layouts panicked".to_owned())
         }
     }
 }
@@ -151,7 +168,7 @@ impl Node {
     }
 
     /// The start, in the order of the contract.
-    async fn start(&self, tasks: &Tasks) -> Result<Running, Fatal> {
+    async fn start(&self, tasks: &Tasks) -> Result<(Running, oneshot::Receiver<End>), Fatal> {
         let disk = &self.parts.disk;
         let mut chance = start::chance(self.parts.seed, purpose::IDENTITY);
         let home = start::open(&self.config, disk, &mut chance)?;
@@ -178,6 +195,7 @@ impl Node {
             store: OnceLock::new(),
             council: OnceLock::new(),
             heard: self.heard.clone(),
+            progress: Arc::default(),
             gossip: OnceLock::new(),
             steady: self.steady.clone(),
             counters: self.counters.clone(),

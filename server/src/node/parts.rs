@@ -92,6 +92,9 @@ pub enum Fatal {
     /// It cannot go on: nobody knows what is on disk. The next start recovers what is durable.
     #[error("{0}")]
     Storage(String),
+    /// The cluster goes on without this node's store; it has stopped as it should.
+    #[error("{0}")]
+    Out(String),
     /// The engine failed. It is marked to be set aside: the next start does that, and repairs from its peers.
     #[error("the storage engine failed and is set aside at the next start: {0}")]
     Engine(String),

@@ -26,16 +26,22 @@ const JITTER_MS: u64 = 250;
 
 /// What the refresh needs.
 pub(super) struct Parts {
-    pub asker: Arc<Asker>,
-    pub views: Views,
-    pub store: Store,
+    pub learner: Learner,
     pub heard: Arc<Heard>,
     pub coordinator: Arc<Coordinator>,
     pub disk: Arc<dyn Disk>,
     pub floors: Floors,
-    pub timeout: Duration,
     /// Any number; fixes the jitter.
     pub jitter: u64,
+}
+
+/// Asks the members which of their copies count toward R.
+#[derive(Clone)]
+pub(super) struct Learner {
+    pub asker: Arc<Asker>,
+    pub views: Views,
+    pub store: Store,
+    pub timeout: Duration,
 }
 
 /// Free space in bytes, judged before the disk is full.
@@ -74,9 +80,19 @@ pub(super) async fn run(parts: Parts) {
     loop {
         watch_space(&parts, &mut too_little);
         tokio::time::sleep(pause).await;
-        let answers = parts.asker.ask(parts.timeout).await;
-        let view = parts.views.current();
-        let mut unsynced = start::unsynced(view.my_store(), &parts.store, &answers);
+        parts.learner.learn().await;
+        for (store_id, sequence) in parts.heard.all() {
+            parts.learner.store.hear(store_id.0, sequence);
+        }
+    }
+}
+
+impl Learner {
+    /// Asks once, and lets this node's view know.
+    pub async fn learn(&self) {
+        let answers = self.asker.ask(self.timeout).await;
+        let view = self.views.current();
+        let mut unsynced = start::unsynced(view.my_store(), &self.store, &answers);
         let mut changed = false;
         for member in view.members() {
             // Of one that is silent the last word stands.
@@ -90,10 +106,7 @@ pub(super) async fn run(parts: Parts) {
             changed |= *now != known;
         }
         if changed {
-            replace(&parts.views, &unsynced);
-        }
-        for (store_id, sequence) in parts.heard.all() {
-            parts.store.hear(store_id.0, sequence);
+            replace(&self.views, &unsynced);
         }
     }
 }
@@ -111,7 +124,7 @@ fn watch_space(parts: &Parts, last: &mut TooLittle) {
             }
             *last = now;
             parts.coordinator.set_disk_full(now.for_puts);
-            parts.store.set_out_of_space(now.for_all);
+            parts.learner.store.set_out_of_space(now.for_all);
         }
         Err(error) => tracing::warn!(%error, "free space is unknown"),
     }

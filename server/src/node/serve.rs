@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use rand::RngExt;
 use ringfort_ring::StoreId;
 use ringfort_storage::Store;
@@ -33,6 +34,7 @@ use crate::{
         switch::Switch,
     },
     limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
+    mover::{self, End, Mover},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
     peer::{DataSlot, Fences, Links, service},
     view::{View, Views},
@@ -128,13 +130,13 @@ impl Node {
         Ok(())
     }
 
-    /// From a recovered member to a node that is ready.
+    /// From a recovered member to a node that is ready, and the end of its worker that carries out changes of layouts.
     pub(super) async fn serve(
         &self,
         decree: &Decree,
         base: Base,
         tasks: &Tasks,
-    ) -> Result<Running, Fatal> {
+    ) -> Result<(Running, oneshot::Receiver<End>), Fatal> {
         let roster = base.greeter.roster.clone();
         self.health.doing("asking the members");
         let council = council::Council::new(council::Parts {
@@ -175,8 +177,11 @@ impl Node {
             },
         ));
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
+        let figures = refresh::figures(&base.store, &data.links);
+        let progress = base.greeter.progress.clone();
         self.metrics
-            .add_probe(refresh::figures(&base.store, &data.links));
+            .add_probe(mover::progress::joined(figures, progress));
+        let mover = self.mover(&base, &data, &views, (&council, &asker), tasks);
         let admin = AdminParts {
             views: views.clone(),
             asker: asker.clone(),
@@ -188,9 +193,12 @@ impl Node {
         };
         let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
         tasks.spawn(refresh::run(refresh::Parts {
-            asker,
-            views,
-            store: base.store.clone(),
+            learner: refresh::Learner {
+                asker,
+                views,
+                store: base.store.clone(),
+                timeout: self.config.status_timeout,
+            },
             heard: self.heard.clone(),
             coordinator: data.coordinator.clone(),
             disk: self.parts.disk.clone(),
@@ -198,17 +206,58 @@ impl Node {
                 puts: self.config.free_space_floor.0,
                 all: self.config.free_space_reserve.0,
             },
-            timeout: self.config.status_timeout,
             jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
         }));
-        Ok(Running {
+        let running = Running {
             store: base.store,
             driven: base.driven,
             data,
             stop_peers: base.stop_peers,
             stop_clients,
             clients_stopped,
-        })
+        };
+        Ok((running, mover))
+    }
+
+    /// Starts the worker that carries out changes of layouts.
+    fn mover(
+        &self,
+        base: &Base,
+        data: &DataPath,
+        views: &Views,
+        (council, asker): (&Arc<council::Council>, &Arc<Asker>),
+        tasks: &Tasks,
+    ) -> oneshot::Receiver<End> {
+        let learner = refresh::Learner {
+            asker: asker.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            timeout: self.config.status_timeout,
+        };
+        let mover = Mover::new(mover::Parts {
+            clock: self.parts.clock.clone(),
+            council: council.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            pool: base.driven.pool(),
+            net: self.net().clone(),
+            routes: self.routes.clone(),
+            fences: data.fences.clone(),
+            coordinator: data.coordinator.clone(),
+            learn: Box::new(move || {
+                let learner = learner.clone();
+                async move { learner.learn().await }.boxed()
+            }),
+            progress: base.greeter.progress.clone(),
+            bytes_per_s: self.config.transfer_rate.0,
+            jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
+        });
+        let (ended, has_ended) = oneshot::channel();
+        tasks.spawn(async move {
+            let end = mover.run().await;
+            let _ = ended.send(end);
+        });
+        has_ended
     }
 
     /// From here on this node answers gossip.

@@ -1,6 +1,7 @@
 //! Whole nodes in one process: real gRPC over connections in memory, real files, an engine in memory.
 
 mod layout;
+mod moves;
 
 use std::{
     collections::BTreeMap,

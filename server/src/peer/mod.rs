@@ -13,6 +13,7 @@ mod outbox;
 pub mod replica;
 pub(crate) mod scan;
 pub mod service;
+mod transfer;
 
 pub use fence::{Ahead, Fences, Heard};
 pub use links::{LinkEvents, LinkParts, Links, PeerId};

@@ -19,6 +19,7 @@ use super::{
     fence::{Fenced, Fences, Heard},
     outbox::{Answers, Outbox, Outgoing},
     scan::ScanParts,
+    transfer::Giver,
 };
 use crate::{
     coordinator::{Coordinator, Origin, ReplySink},
@@ -54,6 +55,7 @@ pub struct ReplicaParts {
 /// The peer's side of the data path.
 pub struct Replica {
     parts: ReplicaParts,
+    giver: Giver,
     streams: Mutex<Vec<Weak<Outbox>>>,
 }
 
@@ -67,7 +69,13 @@ struct Missed {
 impl Replica {
     /// Serves peers from these parts.
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
+        let giver = Giver::new(
+            parts.views.clone(),
+            parts.store.clone(),
+            Arc::clone(&parts.pool),
+        );
         Arc::new(Replica {
+            giver,
             parts,
             streams: Mutex::new(Vec::new()),
         })
@@ -163,7 +171,7 @@ impl Replica {
     }
 
     fn apply_stores(&self, stores: Vec<peer::Store>, answers: &mut Answers) {
-        let view = self.parts.views.current();
+        let view = self.parts.views.enter();
         add(&self.parts.counters.replica_stores, stores.len());
         for store in stores {
             let buffered = store.buffered;
@@ -189,7 +197,12 @@ impl Replica {
         // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped. Of a partition
         // that is given to this store it would be erased before the store acknowledges that.
         if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
-            return Err(Reason::NotSynced);
+            let outdated = Epoch(store.epoch) < view.epoch();
+            return Err(if outdated {
+                Reason::StaleEpoch
+            } else {
+                Reason::NotSynced
+            });
         }
         let floor = Floor {
             client: store.client,
@@ -216,7 +229,7 @@ impl Replica {
         fetches: Vec<peer::Fetch>,
         answers: &mut Answers,
     ) -> Vec<Missed> {
-        let view = self.parts.views.current();
+        let view = self.parts.views.enter();
         add(
             &self.parts.counters.replica_reads,
             digests.len() + fetches.len(),
@@ -285,13 +298,14 @@ impl Replica {
             let ids: Vec<u64> = missed.iter().map(|m| m.id).collect();
             return refuse_late(&ids, outbox);
         }
-        let view = self.parts.views.current();
+        let view = self.parts.views.enter();
         let mut answers = Answers::default();
         let count = missed.len();
         let again: Vec<Missed> = missed
             .into_iter()
             .filter_map(|m| self.read(&view, m, &mut answers))
             .collect();
+        drop(view);
         outbox.later(answers, count - again.len());
         if again.is_empty() {
             return;
@@ -309,6 +323,11 @@ impl Replica {
             views: self.parts.views.clone(),
             store: self.parts.store.clone(),
         }
+    }
+
+    /// What handing a partition over needs.
+    pub(super) fn giver(&self) -> &Giver {
+        &self.giver
     }
 
     /// The pool that scans run on.

@@ -22,7 +22,6 @@ pub(crate) struct ScanParts {
 impl ScanParts {
     /// One page of a token range. Blocks.
     pub fn page(&self, request: &peer::ScanRequest) -> Result<peer::ScanResponse, Failure> {
-        let view = self.views.current();
         if request.first_token > request.last_token {
             return Ok(peer::ScanResponse::default());
         }
@@ -39,6 +38,8 @@ impl ScanParts {
             .map_err(|error| {
                 Failure::new(Reason::Overloaded, format!("the scan failed: {error}"))
             })?;
+        // The view after the reading: of a partition that was given away before, the page may show what the erasing left.
+        let view = self.views.current();
         let first = view.layout().partition_of(Token(request.first_token));
         let last = view.layout().partition_of(Token(request.last_token));
         let partitions = (first.0..=last.0).map(PartitionId);

@@ -134,17 +134,7 @@ impl Peer for PeerService {
     ) -> Result<Response<peer::ScanResponse>, Status> {
         let replica = self.data()?;
         let mut request = request.into_inner();
-        let fence = request.fence.unwrap_or_default();
-        match replica.fences().judge(&fence) {
-            Fenced::Foreign => return Err(replica.fences().wrong_cluster(&fence).into()),
-            Fenced::Stale(epoch) => {
-                let why = format!("the layout is at epoch {epoch} by now");
-                return Err(Failure::new(Reason::StaleEpoch, why)
-                    .with("epoch", epoch)
-                    .into());
-            }
-            Fenced::Current => {}
-        }
+        check_fence(replica, request.fence)?;
         request.max_keys = request.max_keys.clamp(1, SCAN_KEYS_MAX);
         request.max_bytes = request.max_bytes.clamp(1, SCAN_BYTES_MAX);
         let parts = replica.scan_parts();
@@ -154,6 +144,31 @@ impl Peer for PeerService {
         let busy = || Failure::new(Reason::Overloaded, "the engine pool is full");
         replica.pool().submit(Box::new(job)).map_err(|_| busy())?;
         Ok(Response::new(page.await.map_err(|_| busy())??))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<peer::TransferRequest>,
+    ) -> Result<Response<peer::TransferResponse>, Status> {
+        let replica = self.data()?;
+        let request = request.into_inner();
+        check_fence(replica, request.fence)?;
+        let mut page = replica.giver().answer(request).await?;
+        page.fence = Some(replica.fences().fence());
+        Ok(Response::new(page))
+    }
+}
+
+/// Judges the fence of a unary request.
+fn check_fence(replica: &Replica, fence: Option<peer::Fence>) -> Result<(), Failure> {
+    let fence = fence.unwrap_or_default();
+    match replica.fences().judge(&fence) {
+        Fenced::Foreign => Err(replica.fences().wrong_cluster(&fence)),
+        Fenced::Stale(epoch) => {
+            let why = format!("the layout is at epoch {epoch} by now");
+            Err(Failure::new(Reason::StaleEpoch, why).with("epoch", epoch))
+        }
+        Fenced::Current => Ok(()),
     }
 }
 

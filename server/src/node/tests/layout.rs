@@ -14,7 +14,7 @@ fn moved(name: &str, peer_addr: &str) -> Vec<u8> {
 }
 
 impl Run {
-    async fn plan(&self, changes: &[u8]) -> Result<v1::PlanLayoutResponse, Status> {
+    pub async fn plan(&self, changes: &[u8]) -> Result<v1::PlanLayoutResponse, Status> {
         let request = v1::PlanLayoutRequest {
             changes: changes.to_vec().into(),
         };
@@ -22,7 +22,7 @@ impl Run {
         plan.map(tonic::Response::into_inner)
     }
 
-    async fn commit(&self, changes: &[u8], hash: u64) -> Result<u64, Reason> {
+    pub async fn commit(&self, changes: &[u8], hash: u64) -> Result<u64, Reason> {
         let request = v1::CommitLayoutRequest {
             changes: changes.to_vec().into(),
             hash,
@@ -36,7 +36,7 @@ impl Run {
         }
     }
 
-    async fn layout(&self) -> v1::ShowLayoutResponse {
+    pub async fn layout(&self) -> v1::ShowLayoutResponse {
         let mut client = AdminClient::new(self.channel());
         let shown = client.show_layout(v1::ShowLayoutRequest {}).await;
         shown.expect("answers").into_inner()
@@ -131,18 +131,6 @@ async fn what_cannot_be_committed_changes_nothing() {
     assert!(
         refused.message().contains("2 members would be left"),
         "{refused:?}"
-    );
-    // A change of owners is planned, and not committed by this version.
-    let set = encode_changes(&[Change::Set {
-        name: NodeName::new("c").expect("valid"),
-        tokens: Some(512),
-        zone: None,
-    }]);
-    let plan = runs[0].plan(&set).await.expect("fits");
-    assert!(plan.places);
-    assert_eq!(
-        runs[0].commit(&set, plan.hash).await,
-        Err(Reason::BadRequest)
     );
     for run in &runs {
         assert_eq!(run.layout().await.epoch, 1);

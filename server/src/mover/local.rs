@@ -1,0 +1,151 @@
+//! What the worker does to this node's own store: erases, marks, merges.
+//!
+//! Keeps I1: what a mark or a tracker rests on is durable before it is said.
+
+use std::{sync::Arc, time::Duration};
+
+use ringfort_ring::PartitionId;
+use ringfort_storage::{
+    Key, Store,
+    store::{EraseError, Erased, StoreFull},
+    version::Object,
+};
+use tokio::sync::oneshot;
+
+use super::{End, Parts, until_durable};
+use crate::{pool::EnginePool, view::Views};
+
+/// Keys that one page of an erasing takes.
+const ERASE_KEYS: usize = 256;
+/// Between two pages of an erasing: it gives way to clients.
+const ERASE_REST: Duration = Duration::from_millis(2);
+/// When log, table, disk or engine pool have no room, it is tried again after this.
+const FULL_REST: Duration = Duration::from_millis(20);
+
+/// This node's store, as the worker uses it.
+pub struct Local {
+    store: Store,
+    pool: Arc<dyn EnginePool>,
+    views: Views,
+}
+
+impl Local {
+    pub fn new(parts: &Parts) -> Local {
+        Local {
+            store: parts.store.clone(),
+            pool: Arc::clone(&parts.pool),
+            views: parts.views.clone(),
+        }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Does what blocks on the engine pool.
+    pub async fn block<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Store) -> T + Send + Sync + 'static,
+    ) -> T {
+        let job = Arc::new(job);
+        loop {
+            let (done, result) = oneshot::channel();
+            let (job, store) = (Arc::clone(&job), self.store.clone());
+            let run = move || drop(done.send(job(&store)));
+            let submitted = self.pool.submit(Box::new(run));
+            if submitted.is_ok()
+                && let Ok(result) = result.await
+            {
+                return result;
+            }
+            tokio::time::sleep(FULL_REST).await;
+        }
+    }
+
+    /// Says durably of these partitions whether they are synced, and lets this node's view know.
+    pub async fn mark(&self, partitions: &[PartitionId], synced: bool) -> Result<(), End> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let marked: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
+        let mark = move |store: &Store| store.set_all_synced(&marked, synced);
+        let marked = self.block(mark).await;
+        marked.map_err(|error| End::Broken(error.to_string()))?;
+        let own = self.store.unsynced().into_iter().map(PartitionId).collect();
+        self.views.update(|view| {
+            let changed = view.with_own_unsynced(own);
+            changed
+                .inspect_err(|error| tracing::error!(%error, "a view that was fine: a bug"))
+                .ok()
+        });
+        Ok(())
+    }
+
+    /// Erases partitions, durably; false: not all, because it is no longer to be done.
+    pub async fn erase(
+        &self,
+        partitions: &[PartitionId],
+        still: impl Fn() -> bool,
+    ) -> Result<bool, End> {
+        let ids: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
+        let held = move |store: &Store| {
+            let held = ids.iter().filter(|partition| !store.is_empty(**partition));
+            held.copied().collect::<Vec<u32>>()
+        };
+        let held = self.block(held).await;
+        let (mut keys, mut last) = (0, 0);
+        for partition in &held {
+            let mut after: Option<Key> = None;
+            loop {
+                if !still() {
+                    return Ok(false);
+                }
+                let page = self.erase_page(*partition, after.clone()).await;
+                keys += page.keys;
+                last = page.sequence.max(last);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+                tokio::time::sleep(ERASE_REST).await;
+            }
+        }
+        if keys > 0 {
+            tracing::info!(partitions = held.len(), keys, "erased");
+        }
+        until_durable(self.store.durable(), last).await;
+        Ok(true)
+    }
+
+    async fn erase_page(&self, partition: u32, after: Option<Key>) -> Erased {
+        loop {
+            let after = after.clone();
+            let page = move |store: &Store| store.erase_page(partition, after.as_ref(), ERASE_KEYS);
+            match self.block(page).await {
+                Ok(page) => return page,
+                Err(EraseError::Full(full)) => tracing::debug!(%full, "erasing waits"),
+                // The store says so itself, and the node ends.
+                Err(EraseError::Engine(error)) => {
+                    tracing::error!(%error, "the engine failed while erasing");
+                    std::future::pending::<()>().await;
+                }
+            }
+            tokio::time::sleep(FULL_REST).await;
+        }
+    }
+
+    /// Merges a copy that was received; waits for room. Gives the log sequence that makes it durable.
+    ///
+    /// # Errors
+    /// The object is larger than any may be.
+    pub async fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
+        loop {
+            match self.store.merge(key, object.clone()) {
+                Ok(sequence) => return Ok(sequence),
+                Err(too_large @ StoreFull::Object { .. }) => return Err(too_large),
+                Err(full) => tracing::debug!(%full, "a transfer waits"),
+            }
+            tokio::time::sleep(FULL_REST).await;
+        }
+    }
+}

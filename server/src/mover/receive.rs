@@ -1,0 +1,367 @@
+//! Receives partitions: streamed from one old owner, compared by leaf with all others, each past its own `ack`.
+//!
+//! Merging is monotone and idempotent, so pages may come twice and in any order; a partition is said to be synced only when
+//! all old owners are through and what came of them is durable here. Every object is checked: its leaf covers key, clock,
+//! siblings and the hashes of its values, and each value its hash.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use ringfort_proto::{
+    Failure,
+    peer::{self, peer_client::PeerClient},
+};
+use ringfort_ring::{Epoch, PartitionId, StoreId, Token};
+use ringfort_storage::{Key, Record, store::Read, version::Object};
+use tonic::transport::Channel;
+
+use super::{
+    AGAIN, End, Mover, Parts, Setback, Turn,
+    core::{Ask, Receipt, Receiving, Stage},
+    until_durable,
+};
+use crate::{
+    gossip::Routes,
+    limits::{PEER_MESSAGE_BYTES_MAX, SCAN_BYTES_MAX, SCAN_KEYS_MAX},
+    net::{Net, channel},
+    peer::{Fences, replica::key_from_wire},
+    view::View,
+    wire::decode_object,
+};
+
+/// Partitions that are received at once.
+const PARTITIONS_AT_ONCE: usize = 2;
+/// Partitions that are received and not yet said to be synced, at most: one durable write says it of all of them.
+const MARK_AT_ONCE: usize = 32;
+/// Or when the last such write is so long ago.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// How long a page may take.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection to an old owner may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of objects in a page: a large one holds up what clients wait for.
+const PAGE_BYTES: u64 = SCAN_BYTES_MAX / 4;
+
+/// The old owners, and connections to them.
+pub struct Sources {
+    net: Arc<dyn Net>,
+    routes: Arc<Routes>,
+    fences: Fences,
+    clients: Mutex<BTreeMap<StoreId, (String, PeerClient<Channel>)>>,
+}
+
+impl Sources {
+    pub fn new(parts: &Parts) -> Sources {
+        Sources {
+            net: Arc::clone(&parts.net),
+            routes: Arc::clone(&parts.routes),
+            fences: parts.fences.clone(),
+            clients: Mutex::default(),
+        }
+    }
+
+    fn client(&self, view: &View, store: StoreId) -> Option<PeerClient<Channel>> {
+        let listed = || Some(view.history().decree().member_of(store)?.peer_addr.clone());
+        let addr = self.routes.peer_addr(store).or_else(listed)?;
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        match clients.get(&store) {
+            Some((known, client)) if *known == addr => Some(client.clone()),
+            _ => {
+                let client = PeerClient::new(channel(&self.net, &addr, CONNECT_TIMEOUT))
+                    .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+                clients.insert(store, (addr, client.clone()));
+                Some(client)
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        view: &View,
+        store: StoreId,
+        mut request: peer::TransferRequest,
+    ) -> Result<peer::TransferResponse, Setback> {
+        let unreachable = |why: String| Setback::Unreachable { store, why };
+        let mut client = self
+            .client(view, store)
+            .ok_or_else(|| unreachable("nobody knows where it is".to_owned()))?;
+        request.fence = Some(self.fences.fence());
+        let asked = tokio::time::timeout(PAGE_TIMEOUT, client.transfer(request)).await;
+        let answer = match asked {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => {
+                return Err(unreachable(match Failure::from_status(&status) {
+                    Some(failure) => failure.to_string(),
+                    None => status.to_string(),
+                }));
+            }
+            Err(_) => return Err(unreachable("no answer in time".to_owned())),
+        };
+        let fence = answer.fence.unwrap_or_default();
+        if fence.store_id != store.0 {
+            return Err(unreachable("another store answers there".to_owned()));
+        }
+        Ok(answer)
+    }
+}
+
+/// A partition, in which layout it is given, and by whom.
+struct Job<'a> {
+    view: &'a View,
+    layout: Epoch,
+    receipt: Receipt,
+}
+
+impl Mover {
+    /// One pass over what can be received now.
+    pub(super) async fn receive(&mut self, view: &View, receiving: Receiving) -> Result<Turn, End> {
+        self.tell_progress();
+        self.parts.progress.lost(receiving.lost.len());
+        if !receiving.lost.is_empty() {
+            tracing::warn!(
+                partitions = receiving.lost.len(),
+                "too few old owners are left to receive from: see `layout accept-loss`"
+            );
+        }
+        let layout = view.history().decree().newest().epoch();
+        let mut left = receiving.ready.into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut pass = Pass::new(self.parts.clock.now());
+        let this = &*self;
+        loop {
+            while running.len() < PARTITIONS_AT_ONCE
+                && !pass.is_over
+                && let Some(receipt) = left.find(|receipt| pass.may_end(receipt))
+            {
+                running.push(this.one(Job {
+                    view,
+                    layout,
+                    receipt,
+                }));
+            }
+            match running.next().await {
+                None => break,
+                Some((partition, Ok(sequence))) => pass.finished.push((partition, sequence)),
+                Some((_, Err(Setback::Broken(why)))) => return Err(End::Broken(why)),
+                Some((partition, Err(setback))) => {
+                    tracing::info!(%setback, partition = partition.0, "a partition waits");
+                    pass.note(&setback);
+                }
+            }
+            let now = this.parts.clock.now();
+            if pass.finished.len() >= MARK_AT_ONCE || now - pass.marked >= MARK_EVERY {
+                this.mark(&mut pass).await?;
+            }
+        }
+        this.mark(&mut pass).await?;
+        Ok(match pass.any || pass.is_over {
+            true => Turn::Again,
+            false => Turn::Wait(AGAIN),
+        })
+    }
+
+    /// Says that what is finished is synced.
+    async fn mark(&self, pass: &mut Pass) -> Result<(), End> {
+        pass.marked = self.parts.clock.now();
+        let finished = std::mem::take(&mut pass.finished);
+        let Some(last) = finished.iter().map(|(_, sequence)| *sequence).max() else {
+            return Ok(());
+        };
+        pass.any = true;
+        until_durable(self.local.store().durable(), last).await;
+        let partitions: Vec<PartitionId> = finished.iter().map(|(p, _)| *p).collect();
+        self.local.mark(&partitions, true).await?;
+        self.tell_progress();
+        Ok(())
+    }
+
+    /// Receives one partition; gives the log sequence that makes it durable.
+    async fn one(&self, job: Job<'_>) -> (PartitionId, Result<u64, Setback>) {
+        let partition = job.receipt.partition;
+        let mut stage = self.stages().remove(&partition).unwrap_or_default();
+        let result = loop {
+            if self.parts.views.current().epoch() != job.view.epoch() {
+                break Err(Setback::Changed);
+            }
+            let Some(ask) = stage.next(&job.receipt.from) else {
+                break Ok(stage.sequence);
+            };
+            if let Err(setback) = self.page(&job, &ask, &mut stage).await {
+                break Err(setback);
+            }
+        };
+        if result.is_err() {
+            self.stages().insert(partition, stage);
+        }
+        (partition, result)
+    }
+
+    fn stages(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Stage>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a page, merges it, and rests.
+    async fn page(&self, job: &Job<'_>, ask: &Ask, stage: &mut Stage) -> Result<(), Setback> {
+        let clock = &self.parts.clock;
+        let began = clock.now();
+        let request = peer::TransferRequest {
+            fence: None,
+            layout: job.layout.0,
+            partition: job.receipt.partition.0,
+            after: ask.after.clone().into(),
+            leaves_only: !ask.whole,
+            keys: Vec::new(),
+            max_keys: SCAN_KEYS_MAX,
+            max_bytes: PAGE_BYTES,
+        };
+        let page = self.sources.ask(job.view, ask.store, request).await?;
+        let (bytes, sequence) = match ask.whole {
+            true => self.merge(job, ask.store, page.moved).await?,
+            false => self.compare(job, ask.store, page.moved).await?,
+        };
+        stage.advance(ask.store, &page.next, sequence);
+        let now = clock.now();
+        self.parts.progress.came(now, bytes);
+        let clients = self.parts.coordinator.pending() > 0;
+        let rest = {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.rest(now, bytes, now - began, clients)
+        };
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        Ok(())
+    }
+
+    /// Merges objects; gives their bytes, and the last log sequence.
+    async fn merge(
+        &self,
+        job: &Job<'_>,
+        store: StoreId,
+        moved: Vec<peer::Moved>,
+    ) -> Result<(u64, u64), Setback> {
+        let (mut bytes, mut sequence) = (0, 0);
+        for moved in moved {
+            bytes += moved.object.len() as u64;
+            let bad = |why: String| Setback::Bad { store, why };
+            let Some((key, object)) = checked(job, &moved).map_err(bad)? else {
+                continue;
+            };
+            let merged = self.local.merge(&key, object).await;
+            sequence = merged.map_err(|why| bad(why.to_string()))?.max(sequence);
+        }
+        Ok((bytes, sequence))
+    }
+
+    /// Compares leaves with what is here, and fetches what differs; gives as [`Self::merge`].
+    async fn compare(
+        &self,
+        job: &Job<'_>,
+        store: StoreId,
+        leaves: Vec<peer::Moved>,
+    ) -> Result<(u64, u64), Setback> {
+        let mut theirs = Vec::with_capacity(leaves.len());
+        for moved in leaves {
+            let bad = |why: String| Setback::Bad { store, why };
+            theirs.push((key_in(job, &moved.key).map_err(bad)?, moved.leaf));
+        }
+        let keys: Vec<Key> = theirs.iter().map(|(key, _)| key.clone()).collect();
+        let mine = self.local.block(move |store| store.load(&keys)).await;
+        let mine = mine.map_err(|error| Setback::Broken(error.to_string()))?;
+        let differs = |read: &Read, leaf| !matches!(read, Read::Found(mine) if mine.leaf() == leaf);
+        let wanted = mine.iter().zip(theirs);
+        let wanted = wanted.filter(|(mine, (_, leaf))| differs(mine, *leaf));
+        let mut wanted: Vec<Bytes> = wanted.map(|(_, (key, _))| key.framed().clone()).collect();
+        let (mut bytes, mut sequence) = (0, 0);
+        while !wanted.is_empty() {
+            let request = peer::TransferRequest {
+                layout: job.layout.0,
+                partition: job.receipt.partition.0,
+                keys: wanted.clone(),
+                max_bytes: PAGE_BYTES,
+                ..peer::TransferRequest::default()
+            };
+            let answer = self.sources.ask(job.view, store, request).await?;
+            let asked_for: BTreeSet<&Bytes> = wanted.iter().collect();
+            let fits = answer
+                .moved
+                .iter()
+                .all(|moved| asked_for.contains(&moved.key));
+            if answer.moved.is_empty() || answer.moved.len() > wanted.len() || !fits {
+                let why = "other keys than were asked for".to_owned();
+                return Err(Setback::Bad { store, why });
+            }
+            let got = answer.moved.len();
+            let (came, last) = self.merge(job, store, answer.moved).await?;
+            (bytes, sequence) = (bytes + came, sequence.max(last));
+            wanted.drain(..got);
+        }
+        Ok((bytes, sequence))
+    }
+}
+
+/// One pass over the partitions.
+struct Pass {
+    /// Received, and not yet said to be synced.
+    finished: Vec<(PartitionId, u64)>,
+    marked: tokio::time::Instant,
+    /// Old owners that are not reached: partitions that need them wait for the next pass.
+    unreached: BTreeSet<StoreId>,
+    /// Whether any partition was finished.
+    any: bool,
+    /// The layout has changed.
+    is_over: bool,
+}
+
+impl Pass {
+    fn new(now: tokio::time::Instant) -> Pass {
+        Pass {
+            finished: Vec::new(),
+            marked: now,
+            unreached: BTreeSet::new(),
+            any: false,
+            is_over: false,
+        }
+    }
+
+    fn may_end(&self, receipt: &Receipt) -> bool {
+        !receipt.from.iter().any(|s| self.unreached.contains(s))
+    }
+
+    fn note(&mut self, setback: &Setback) {
+        match setback {
+            Setback::Changed => self.is_over = true,
+            Setback::Unreachable { store, .. } => drop(self.unreached.insert(*store)),
+            Setback::Bad { .. } | Setback::Broken(_) => {}
+        }
+    }
+}
+
+/// A key of the partition.
+fn key_in(job: &Job<'_>, framed: &Bytes) -> Result<Key, String> {
+    let key = key_from_wire(framed).map_err(|reason| reason.as_str().to_owned())?;
+    match job.view.layout().partition_of(Token(key.token())) == job.receipt.partition {
+        true => Ok(key),
+        false => Err("a key of another partition".to_owned()),
+    }
+}
+
+/// What came, if it is what its sender holds; `None`: nothing is stored there any more.
+fn checked(job: &Job<'_>, moved: &peer::Moved) -> Result<Option<(Key, Object)>, String> {
+    let key = key_in(job, &moved.key)?;
+    let object = decode_object(moved.object.clone()).map_err(|why| why.to_string())?;
+    if object.is_empty() {
+        return Ok(None);
+    }
+    let record = Record::new(&key, object);
+    match record.leaf() == moved.leaf {
+        true => Ok(Some((key, record.into_object()))),
+        false => Err("an object does not match its checksum".to_owned()),
+    }
+}

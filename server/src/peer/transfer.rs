@@ -1,0 +1,189 @@
+//! Hands over what this node holds of a partition to a store that a new layout gives it to.
+//!
+//! Keeps I3: nothing is handed over before this store's own `ack` of that layout, so that what the older layout alone
+//! acknowledged is in what is handed over; and nothing that may be erased already. Keeps I7: few pages at a time, each bounded.
+
+use std::sync::Arc;
+
+use ringfort_proto::{Failure, Reason, peer};
+use ringfort_ring::{Epoch, PartitionId, Token};
+use ringfort_storage::{
+    Key, Record, Store,
+    store::{Read, ScanPage},
+};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
+
+use super::replica::key_from_wire;
+use crate::{
+    limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
+    pool::EnginePool,
+    view::Views,
+    wire::encode_object,
+};
+
+/// Pages that are made at once, at most: clients' reads need the engine pool, too.
+const PAGES_AT_ONCE: usize = 1;
+/// Pages that wait for their turn, at most, beside those that are made.
+const PAGES_WAITING_MAX: usize = 64;
+
+/// What handing over needs.
+#[derive(Clone)]
+pub(crate) struct Giver {
+    /// The current view.
+    views: Views,
+    /// The store.
+    store: Store,
+    /// Where pages are made.
+    pool: Arc<dyn EnginePool>,
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Giver {
+    pub fn new(views: Views, store: Store, pool: Arc<dyn EnginePool>) -> Giver {
+        Giver {
+            views,
+            store,
+            pool,
+            turns: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(PAGES_AT_ONCE + PAGES_WAITING_MAX)),
+        }
+    }
+
+    /// One page.
+    ///
+    /// # Errors
+    /// `STALE_EPOCH`, `NOT_SYNCED` (not to be handed over yet), `BAD_REQUEST`, `OVERLOADED`.
+    pub async fn answer(
+        &self,
+        request: peer::TransferRequest,
+    ) -> Result<peer::TransferResponse, Failure> {
+        let busy = || Failure::new(Reason::Overloaded, "this node hands over enough just now");
+        let _place = match Arc::clone(&self.waiting).try_acquire_owned() {
+            Ok(place) => place,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Err(busy()),
+        };
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| busy())?;
+        let (done, page) = oneshot::channel();
+        let giver = self.clone();
+        let job = move || {
+            // A caller that went away needs no page.
+            let _ = done.send(giver.page(&request));
+            drop(turn);
+        };
+        self.pool.submit(Box::new(job)).map_err(|_| busy())?;
+        page.await.map_err(|_| busy())?
+    }
+
+    /// Blocks.
+    fn page(&self, request: &peer::TransferRequest) -> Result<peer::TransferResponse, Failure> {
+        self.judge(request)?;
+        let page = if request.keys.is_empty() {
+            self.next_page(request)
+        } else {
+            self.these(request)
+        }?;
+        // What was read may be the leavings of an erasing, if the partition was given away meanwhile.
+        self.judge(request)?;
+        Ok(page)
+    }
+
+    fn judge(&self, request: &peer::TransferRequest) -> Result<(), Failure> {
+        let view = self.views.current();
+        if request.partition >= view.layout().partitions() {
+            let words = format!("there is no partition {}", request.partition);
+            return Err(Failure::new(Reason::BadRequest, words));
+        }
+        let (partition, epoch) = (PartitionId(request.partition), Epoch(request.layout));
+        if view.hands_over(partition, epoch) {
+            return Ok(());
+        }
+        let newest = view.history().decree().newest().epoch();
+        if newest > epoch || view.live().len() == 1 && newest == epoch {
+            let words = format!("layout {epoch} gives nothing away any more");
+            return Err(Failure::new(Reason::StaleEpoch, words).with("epoch", view.epoch()));
+        }
+        let words =
+            format!("this store does not hand over partition {partition} for layout {epoch} yet");
+        Err(Failure::new(Reason::NotSynced, words))
+    }
+
+    fn next_page(
+        &self,
+        request: &peer::TransferRequest,
+    ) -> Result<peer::TransferResponse, Failure> {
+        let view = self.views.current();
+        let (first, last) = view.layout().token_range(PartitionId(request.partition));
+        let after = match request.after.is_empty() {
+            true => None,
+            false => Some(key_of(&request.after)?),
+        };
+        let in_range = |key: &Key| (first..=last).contains(&Token(key.token()));
+        if after.as_ref().is_some_and(|key| !in_range(key)) {
+            let words = "a key to go on after that is not of the partition";
+            return Err(Failure::new(Reason::BadRequest, words));
+        }
+        let first = after.as_ref().map_or(first.0, Key::token);
+        let page = self.store.scan(
+            first,
+            after.as_ref().map(|key| &key.framed()[..]),
+            last.0,
+            request.max_keys.clamp(1, SCAN_KEYS_MAX) as usize,
+            usize::try_from(request.max_bytes.clamp(1, SCAN_BYTES_MAX)).unwrap_or(usize::MAX),
+        );
+        let ScanPage { records, next, .. } = page.map_err(|error| {
+            Failure::new(Reason::Overloaded, format!("the engine failed: {error}"))
+        })?;
+        let moved = records
+            .into_iter()
+            .map(|(key, record)| moved(&key, &record, request.leaves_only));
+        Ok(peer::TransferResponse {
+            fence: None,
+            moved: moved.collect(),
+            next: next.map(|key| key.framed().clone()).unwrap_or_default(),
+        })
+    }
+
+    /// As many of the keys asked for as fit, at least one.
+    fn these(&self, request: &peer::TransferRequest) -> Result<peer::TransferResponse, Failure> {
+        let mut answer = peer::TransferResponse::default();
+        let mut bytes = 0;
+        for framed in request.keys.iter().take(SCAN_KEYS_MAX as usize) {
+            let key = key_of(framed)?;
+            let loaded = self.store.load(std::slice::from_ref(&key));
+            let read = loaded.map_err(|error| {
+                Failure::new(Reason::Overloaded, format!("the engine failed: {error}"))
+            })?;
+            let found = match read.into_iter().next() {
+                Some(Read::Found(record)) => moved(&key, &record, false),
+                // Damaged here: nothing to give, as if it were not there. The other owners have it.
+                _ => peer::Moved {
+                    key: framed.clone(),
+                    ..peer::Moved::default()
+                },
+            };
+            bytes += found.object.len() as u64;
+            answer.moved.push(found);
+            if bytes >= request.max_bytes.clamp(1, SCAN_BYTES_MAX) {
+                break;
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn key_of(framed: &bytes::Bytes) -> Result<Key, Failure> {
+    key_from_wire(framed).map_err(|reason| Failure::new(reason, "a key that is none"))
+}
+
+fn moved(key: &Key, record: &Record, leaf_only: bool) -> peer::Moved {
+    peer::Moved {
+        key: key.framed().clone(),
+        leaf: record.leaf(),
+        object: match leaf_only || record.object().is_empty() {
+            true => Default::default(),
+            false => encode_object(record.object()),
+        },
+    }
+}
