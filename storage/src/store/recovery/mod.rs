@@ -203,10 +203,10 @@ impl Store {
         report.clean = checkpoints.is_clean() && undamaged && replayed.changes == 0;
         let mint = match report.clean {
             true => Mint::new(ActorId(checkpoint.actor), checkpoint.last_counter, chance),
-            // High above whatever was minted since the checkpoint.
-            false if is_planted(Mutant::KeepActor) && checkpoint.actor > 0 => Mint::new(
-                ActorId(checkpoint.actor),
-                checkpoint.last_counter + (1 << 32),
+            // One actor for ever, and its counters above whatever is remembered to have been minted.
+            false if is_planted(Mutant::KeepActor) => Mint::new(
+                ActorId(identity.current().store_id),
+                (recovered.last_sequence + 1) << 20,
                 chance,
             ),
             false => Mint::new(ActorId(chance()), 0, chance),
