@@ -12,7 +12,10 @@ use ringfort_ring::{
     Acquisition, ClusterId, Epoch, History, LIVE_MAX, Layout, Member, PartitionId, Placement,
     PlacementError, StoreId, acquired,
 };
-use ringfort_storage::mutants::{Mutant, is_planted};
+use ringfort_storage::{
+    Store,
+    mutants::{Mutant, is_planted},
+};
 use tokio::sync::watch;
 
 /// The partitions whose copies do not count toward R, by store.
@@ -354,6 +357,11 @@ impl View {
     }
 }
 
+/// The partitions whose copy in `store` does not count toward R.
+pub fn own_unsynced(store: &Store) -> BTreeSet<PartitionId> {
+    store.unsynced().into_iter().map(PartitionId).collect()
+}
+
 fn is_counted(unsynced: &BTreeSet<PartitionId>, partition: PartitionId) -> bool {
     is_planted(Mutant::CountUnsynced) || unsynced.is_empty() || !unsynced.contains(&partition)
 }
@@ -425,6 +433,17 @@ impl Views {
         if changed {
             drop(self.0.work.write().unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    /// Replaces what is known of this node's own copies by what `read` gives, which is read while nobody else replaces it.
+    pub fn set_own_unsynced(&self, read: impl FnOnce() -> BTreeSet<PartitionId>) {
+        self.update(|view| {
+            let view = view.with_own_unsynced(read());
+            view.inspect_err(
+                |error| tracing::error!(%error, "a view that was fine is none any more: a bug"),
+            )
+            .ok()
+        });
     }
 
     /// Told of every replacement.

@@ -93,6 +93,7 @@ impl Admin for FakeNode {
             nodes: nodes.collect(),
             under_replicated: 0,
             moving: 0,
+            waiting: Vec::new(),
         }))
     }
 

@@ -35,6 +35,8 @@ pub struct ClusterStatus {
     pub under_replicated: u64,
     /// Partitions in transfer.
     pub moving: u64,
+    /// Nodes that wait to be added.
+    pub waiting: Vec<String>,
 }
 
 /// One member, as the node that answered sees it.
@@ -150,6 +152,7 @@ impl Client {
             nodes: answer.nodes.into_iter().map(node_status).collect(),
             under_replicated: answer.under_replicated,
             moving: answer.moving,
+            waiting: answer.waiting,
         })
     }
 

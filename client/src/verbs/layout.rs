@@ -21,6 +21,8 @@ pub struct Layouts {
     pub excused: Vec<u64>,
     /// The node that answered.
     pub node: String,
+    /// Nodes that wait to be added.
+    pub waiting: Vec<v1::Member>,
 }
 
 /// What staged changes would do.
@@ -84,6 +86,7 @@ impl Client {
             live: answer.live,
             excused: answer.excused,
             node: answer.node,
+            waiting: answer.waiting,
         })
     }
 

@@ -38,14 +38,31 @@ impl Promises {
         }
     }
 
-    /// The same store with a newer decree: votes on what is decided are forgotten, trackers are kept and are never
-    /// behind the oldest live layout.
+    /// A store that knows the decree, and that no layout has listed yet.
+    pub fn outside(decree: Arc<Decree>) -> Promises {
+        Promises {
+            trackers: Trackers::starting_at(Epoch(0)),
+            ..Promises::start(decree)
+        }
+    }
+
+    /// Whether a layout lists the store, or has done so.
+    pub fn was_member(&self) -> bool {
+        self.trackers.ack > Epoch(0)
+    }
+
+    /// The same store, `me`, with a newer decree: votes on what is decided are forgotten, trackers are kept and, once a layout
+    /// has listed the store, never behind the oldest live one.
     #[must_use]
-    pub fn with_decree(self, decree: Arc<Decree>) -> Promises {
+    pub fn with_decree(self, decree: Arc<Decree>, me: StoreId) -> Promises {
         let start = Trackers::starting_at(decree.oldest().epoch());
+        let trackers = match self.was_member() || decree.lists(me) {
+            true => self.trackers.union(start),
+            false => self.trackers,
+        };
         Promises {
             votes: self.votes.of_instance(decree.epoch().next()),
-            trackers: self.trackers.union(start),
+            trackers,
             decree,
         }
     }

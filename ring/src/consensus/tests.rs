@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Change, Decree, apply,
+    Change, Decree, Trackers, apply,
     testing::{Kind as Family, sized},
 };
 
@@ -231,13 +231,30 @@ fn promises_are_read_as_written() {
         }
     }
     let (_, decided) = promises.votes.accepted.clone().expect("voted for");
-    let next = promises.with_decree(Arc::new(decided));
+    let next = promises.with_decree(Arc::new(decided), StoreId(1));
     assert_eq!(next.votes, Votes::none(Epoch(3)));
     assert_eq!(
         next.trackers.ack,
         Epoch(1),
         "the first layout is live still"
     );
+}
+
+#[test]
+fn a_store_was_a_member_from_the_first_decree_that_lists_it() {
+    let base = Decree::founding(sized(16, 3, Family::Equal.members(0, 3)));
+    let newcomer = Family::Equal.member(0, 3);
+    let (me, other) = (newcomer.store_id, StoreId(7));
+    let decree = apply(&base, &[Change::Add(newcomer)]).expect("fits");
+    let decree = Arc::new(decree);
+    let waiting = Promises::outside(Arc::new(base));
+    assert!(!waiting.was_member());
+    let still = waiting.clone().with_decree(decree.clone(), other);
+    assert!(!still.was_member());
+    assert_eq!(still.trackers, Trackers::starting_at(Epoch(0)));
+    let listed = waiting.with_decree(decree, me);
+    assert!(listed.was_member());
+    assert_eq!(listed.trackers, Trackers::starting_at(Epoch(1)));
 }
 
 /// What may happen next in a hostile network.

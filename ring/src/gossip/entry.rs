@@ -69,6 +69,8 @@ impl Topic {
     pub const TRACKERS: Topic = Topic(5);
     /// Reap generations that the node holds (numbers, defined by the reaper).
     pub const REAP_GENERATIONS: Topic = Topic(6);
+    /// Whether the node waits to be added to a layout (one number: 1 or 0).
+    pub const WAITING: Topic = Topic(7);
 }
 
 /// What an entry says. Cheap to clone.

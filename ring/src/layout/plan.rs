@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Change, ChangeError, Decree, Layout, Member, apply, encode_changes};
 use crate::{
-    id::{Epoch, NodeName, PartitionId},
+    id::{Epoch, NodeName, PartitionId, StoreId},
     placement::{Placement, PlacementError},
 };
 
@@ -79,6 +79,24 @@ pub enum Notice {
         members: usize,
         /// N.
         replicas: u32,
+    },
+    /// The operator's word that a machine is off is for good.
+    #[error(
+        "the store {store} of {name} is refused for good from then on: the node comes back with an empty directory only"
+    )]
+    Excused {
+        /// The member.
+        name: NodeName,
+        /// Its store.
+        store: StoreId,
+    },
+    /// So many owners are excused that some acknowledged writes may be with none of the others.
+    #[error(
+        "of {partitions} partitions so many copies are gone that writes acknowledged by those alone may be lost"
+    )]
+    MayBeLost {
+        /// How many.
+        partitions: usize,
     },
     /// A member holds more than its share, because the partitions are too coarse or its zone is too small.
     #[error("{name} would own {partitions} partitions, {over_percent} % over its share")]
@@ -165,6 +183,7 @@ pub fn plan(base: &Decree, changes: &[Change], bytes: Option<&[u64]>) -> Result<
     plan.fair_copies = fair_copies(old, new);
     plan.members = members(old, new, bytes);
     plan.notices = notices(new);
+    plan.notices.extend(excuses(base, &plan.target, new));
     plan.copies = plan.members.iter().map(|member| member.acquired).sum();
     plan.bytes = bytes.map(|_| plan.members.iter().filter_map(|member| member.bytes).sum());
     Ok(plan)
@@ -278,6 +297,39 @@ fn notices((layout, placement): Placed<'_>) -> Vec<Notice> {
                 over_percent: over as u32,
             });
         }
+    }
+    notices
+}
+
+/// What those give up who are excused by now, and were not before.
+fn excuses(base: &Decree, target: &Decree, (layout, placement): Placed<'_>) -> Vec<Notice> {
+    let news = |store: &StoreId| target.excused().get(store) != base.excused().get(store);
+    let news: Vec<StoreId> = target.excused().keys().copied().filter(news).collect();
+    if news.is_empty() {
+        return Vec::new();
+    }
+    let first = news
+        .iter()
+        .filter(|store| !base.excused().contains_key(store));
+    let first = first.filter_map(|store| {
+        let name = target.member_of(*store)?.name.clone();
+        let store = *store;
+        Some(Notice::Excused { name, store })
+    });
+    let mut notices: Vec<Notice> = first.collect();
+    let is_gone = |owner: &u16| {
+        let member = &layout.members()[usize::from(*owner)];
+        target.excused().contains_key(&member.store_id)
+    };
+    // A write is acknowledged at a default quorum: with as many owners gone, it may have been at those alone.
+    let quorum = layout.default_quorum() as usize;
+    let may_be_lost = |partition: &PartitionId| {
+        let owners = placement.owners(*partition).iter();
+        owners.filter(|owner| is_gone(owner)).count() >= quorum
+    };
+    let partitions = layout.partition_ids().filter(may_be_lost).count();
+    if partitions > 0 {
+        notices.push(Notice::MayBeLost { partitions });
     }
     notices
 }

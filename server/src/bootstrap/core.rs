@@ -18,7 +18,7 @@ pub enum Standing {
     Empty,
     /// A decree, not known to be accepted by all.
     Accepted(Arc<Decree>),
-    /// A decree that all members are known to have accepted.
+    /// A decree that all members are known to have accepted, or the one that a cluster was founded by which this node has joined.
     Member(Arc<Decree>),
 }
 
@@ -100,6 +100,8 @@ pub enum Action {
     Offer(Vec<String>),
     /// All members hold the decree: note that durably, tell these addresses, serve.
     Decide(Vec<String>),
+    /// There is a cluster: belong to that one. A member of it answers at the address.
+    Join(String, Arc<Decree>),
     /// Ask again after a while. The sentence says what is missing.
     Wait(String),
     /// This node cannot found or join anything: end with the sentence.
@@ -136,6 +138,11 @@ fn empty(founder: &Founder, answers: &BTreeMap<&String, Option<&Answer>>) -> Act
             return Action::Refuse(why);
         }
     }
+    match cluster(answers) {
+        Ok(Some((addr, decree))) => return Action::Join(addr.to_owned(), decree.clone()),
+        Err(why) => return Action::Refuse(why),
+        Ok(None) => {}
+    }
     let silent: Vec<&str> = answers
         .iter()
         .filter(|(_, answer)| answer.is_none())
@@ -161,6 +168,29 @@ fn empty(founder: &Founder, answers: &BTreeMap<&String, Option<&Answer>>) -> Act
     propose(founder, answers)
 }
 
+/// The cluster that members among those who answered belong to, and where one of them answers.
+fn cluster<'a>(
+    answers: &'a BTreeMap<&String, Option<&Answer>>,
+) -> Result<Option<(&'a str, &'a Arc<Decree>)>, String> {
+    let mut found: Option<(&str, &Arc<Decree>)> = None;
+    for (addr, answer) in answers {
+        let Some(Standing::Member(decree)) = answer.map(|answer| &answer.standing) else {
+            continue;
+        };
+        match found {
+            None => found = Some((addr, decree)),
+            Some((other, known)) if known.cluster != decree.cluster => {
+                return Err(format!(
+                    "{other} belongs to cluster {}, {addr} to cluster {}: name nodes of one cluster",
+                    known.cluster, decree.cluster
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
 /// Why an empty node cannot go on, seeing this answer.
 fn objection(founder: &Founder, addr: &str, answer: &Answer) -> Option<String> {
     let me = &founder.me.name;
@@ -169,21 +199,7 @@ fn objection(founder: &Founder, addr: &str, answer: &Answer) -> Option<String> {
         return Some(why);
     }
     match &answer.standing {
-        Standing::Member(decree) => {
-            let cluster = decree.cluster;
-            Some(match decree.layout.member(me) {
-                Some(listed) => format!(
-                    "{me} is a member of cluster {cluster} with the store {}, and this directory is another store, {}: \
-                     start it with the directory that it had; giving a member a new directory is a layout change, \
-                     which this version does not have",
-                    listed.store_id, founder.me.store_id
-                ),
-                None => format!(
-                    "{name} ({addr}) belongs to cluster {cluster}, which does not list {me}: \
-                     joining is a layout change, which this version does not have"
-                ),
-            })
-        }
+        Standing::Member(_) => None,
         Standing::Accepted(decree) => {
             let listed = decree.layout.member(me);
             (listed.map(|m| m.store_id) != Some(founder.me.store_id)).then(|| {

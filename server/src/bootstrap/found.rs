@@ -12,7 +12,11 @@ use ringfort_proto::peer::{self, peer_client::PeerClient};
 use ringfort_ring::{ClusterId, Epoch, Layout, Member, PlacementId, StoreId};
 use tonic::transport::Channel;
 
-use super::{Action, Answer, Decree, Founder, Roster, Standing, next};
+use super::{
+    Action, Answer, Decree, Founder, Roster, Standing,
+    join::{Unjoined, join},
+    next,
+};
 use crate::{
     layout_wire::member_from_wire,
     net::{Net, channel},
@@ -23,7 +27,7 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// Every so many rounds of waiting it is said what is waited for.
 const ROUNDS_PER_WORD: u64 = 25;
 /// How long one question or offer may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +46,7 @@ pub struct Plan {
     pub replicas: u32,
 }
 
-/// Founds the cluster, or goes on founding it: returns once this node is a member.
+/// Founds the cluster, or goes on founding it, or finds one: returns once this node belongs to it.
 ///
 /// # Errors
 /// [`BootstrapError`]: nothing was founded here, and waiting would not help.
@@ -92,6 +96,16 @@ pub async fn found(
                 offer(&tell, &standing, true, &mut channels, net).await;
                 None
             }
+            Action::Join(addr, decree) => {
+                match join(&addr, &decree, roster, &mut channels, net).await {
+                    Ok(place) => {
+                        tracing::info!(cluster = %decree.cluster, ?place, "found a cluster");
+                        None
+                    }
+                    Err(Unjoined::Yet(why)) => Some(why),
+                    Err(Unjoined::Never(error)) => return Err(error),
+                }
+            }
             Action::Wait(why) => Some(why),
             Action::Refuse(why) => return Err(BootstrapError::Refused(why)),
         };
@@ -124,9 +138,13 @@ fn draw(
     })
 }
 
-type Channels = BTreeMap<String, PeerClient<Channel>>;
+pub(super) type Channels = BTreeMap<String, PeerClient<Channel>>;
 
-fn client(channels: &mut Channels, net: &Arc<dyn Net>, addr: &str) -> PeerClient<Channel> {
+pub(super) fn client(
+    channels: &mut Channels,
+    net: &Arc<dyn Net>,
+    addr: &str,
+) -> PeerClient<Channel> {
     channels
         .entry(addr.to_owned())
         .or_insert_with(|| PeerClient::new(channel(net, addr, ASK_TIMEOUT)))
@@ -141,23 +159,39 @@ async fn ask_all(
     roster: &Roster,
 ) -> BTreeMap<String, Option<Answer>> {
     let questions = addrs.into_iter().map(|addr| {
-        let mut client = client(channels, net, &addr);
-        let request = roster.hello_request();
+        let (client, request) = (client(channels, net, &addr), roster.hello_request());
         async move {
-            let asked = tokio::time::timeout(ASK_TIMEOUT, client.hello(request)).await;
-            let answer = match asked {
-                Ok(Ok(response)) => answer_from_wire(response.into_inner()),
-                Ok(Err(status)) => {
-                    tracing::debug!(%addr, %status, "no answer");
-                    None
-                }
-                Err(_) => None,
-            };
+            let answer = ask(&addr, client, request).await;
             (addr, answer)
         }
         .boxed()
     });
     join_all(questions).await.into_iter().collect()
+}
+
+/// Asks who answers at one address.
+pub(super) async fn hello(
+    addr: &str,
+    roster: &Roster,
+    channels: &mut Channels,
+    net: &Arc<dyn Net>,
+) -> Option<Answer> {
+    ask(addr, client(channels, net, addr), roster.hello_request()).await
+}
+
+async fn ask(
+    addr: &str,
+    mut client: PeerClient<Channel>,
+    request: peer::HelloRequest,
+) -> Option<Answer> {
+    match tokio::time::timeout(ASK_TIMEOUT, client.hello(request)).await {
+        Ok(Ok(response)) => answer_from_wire(response.into_inner()),
+        Ok(Err(status)) => {
+            tracing::debug!(%addr, %status, "no answer");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Offers the decree of `standing` side by side; gives the addresses that took it.

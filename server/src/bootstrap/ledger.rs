@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use ringfort_ring::{Decree as RingDecree, consensus::Promises};
 use ringfort_storage::identity::{Identity, IdentityFile};
 
 use super::{BadDecree, Decree, Ledger, Standing};
@@ -22,6 +23,18 @@ impl Ledger for IdentityLedger {
                 } else {
                     identity.unfinished_decree = bytes;
                 }
+            })
+            .map_err(io::Error::other)
+    }
+
+    fn join(&mut self, founding: &Decree, newest: Arc<RingDecree>) -> io::Result<()> {
+        let promises = Promises::outside(newest).encode();
+        self.0
+            .update(|identity| {
+                identity.cluster_id = Some(founding.cluster.0);
+                identity.partitions = founding.layout.partitions();
+                identity.layouts = founding.encode();
+                identity.votes = promises;
             })
             .map_err(io::Error::other)
     }

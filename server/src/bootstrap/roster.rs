@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringfort_proto::peer;
-use ringfort_ring::{Member, StoreId};
+use ringfort_ring::{Decree as RingDecree, Member, StoreId};
 use tokio::sync::watch;
 
 use super::{Decree, Standing};
@@ -21,6 +21,13 @@ pub trait Ledger: Send + 'static {
     /// # Errors
     /// The disk failed; nobody knows what is on it.
     fn keep(&mut self, decree: &Decree, decided: bool) -> io::Result<()>;
+
+    /// Keeps that this store belongs to the cluster of `founding`, knows its newest decree, and is in no layout yet: all of
+    /// that at once, and on stable storage when this returns.
+    ///
+    /// # Errors
+    /// As of [`Self::keep`].
+    fn join(&mut self, founding: &Decree, newest: Arc<RingDecree>) -> io::Result<()>;
 }
 
 /// This node's name, store, decree and answers.
@@ -161,6 +168,30 @@ impl Roster {
         } else {
             Standing::Accepted(decree)
         });
+        Ok(())
+    }
+
+    /// Belongs to a cluster from now on, durably, without being in any layout.
+    ///
+    /// # Errors
+    /// Why not: it holds a decree, or its disk failed.
+    pub fn join(&self, founding: &Arc<Decree>, newest: Arc<RingDecree>) -> Result<(), String> {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = &self.me.name;
+        if let Some(held) = self.standing.borrow().decree() {
+            return Err(format!(
+                "{name} holds the decree of cluster {} already",
+                held.cluster
+            ));
+        }
+        let ledger = ledger
+            .as_mut()
+            .ok_or_else(|| format!("{name} joins nothing any more"))?;
+        ledger
+            .join(founding, newest)
+            .map_err(|error| format!("{name} cannot note durably that it joins: {error}"))?;
+        self.standing
+            .send_replace(Standing::Member(founding.clone()));
         Ok(())
     }
 

@@ -7,7 +7,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use ringfort_ring::{ClusterId, Epoch, Layout, Member, NodeName, PlacementId, StoreId};
+use ringfort_ring::{
+    ClusterId, Decree as RingDecree, Epoch, Layout, Member, NodeName, PlacementId, StoreId,
+};
 
 use super::*;
 
@@ -120,27 +122,35 @@ fn a_silent_seed_holds_up_a_proposal() {
 }
 
 #[test]
-fn an_empty_node_does_not_found_beside_a_cluster() {
-    for (store, words) in [(1, "store"), (2, "another store")] {
-        let cluster = decree(9, vec![member("a", 1), member("b", 20), member("c", 3)]);
+fn an_empty_node_joins_a_cluster_and_founds_none_beside_it() {
+    for (members, silent) in [(three(), "c"), (vec![member("x", 1)], "b")] {
+        let cluster = decree(9, members);
         let list = [
-            ("a", answer("a", 1, Standing::Member(cluster))),
-            ("c", None),
+            ("a", answer("a", 1, Standing::Member(cluster.clone()))),
+            (silent, None),
         ];
-        let me = founder("b", store + 1, ABC);
-        let action = step(&me, &Standing::Empty, &list);
-        assert!(
-            matches!(&action, Action::Refuse(why) if why.contains(words)),
-            "{action:?}"
-        );
+        let action = step(&founder("d", 22, ABC), &Standing::Empty, &list);
+        assert_eq!(action, Action::Join("a:7500".to_owned(), cluster));
     }
-    let elsewhere = decree(9, vec![member("x", 1)]);
     let list = [
-        ("a", answer("a", 1, Standing::Member(elsewhere))),
-        ("c", None),
+        ("a", answer("a", 1, Standing::Member(decree(9, three())))),
+        ("c", answer("c", 3, Standing::Member(decree(10, three())))),
     ];
-    let action = step(&founder("b", 2, ABC), &Standing::Empty, &list);
-    assert!(matches!(action, Action::Refuse(why) if why.contains("joining is a layout change")));
+    let action = step(&founder("d", 4, ABC), &Standing::Empty, &list);
+    assert!(matches!(action, Action::Refuse(why) if why.contains("name nodes of one cluster")));
+}
+
+#[test]
+fn who_has_joined_holds_the_founding_decree_and_accepts_no_other() {
+    let memory = Memory::default();
+    let roster = roster("d", 4, &memory);
+    let founding = decree(9, three());
+    let newest = Arc::new(RingDecree::founding(founding.layout.clone()));
+    roster.join(&founding, newest.clone()).expect("empty");
+    assert_eq!(memory.standing(), Standing::Member(founding));
+    let other = decree(10, vec![member("d", 4)]);
+    assert!(roster.join(&other, newest).is_err());
+    assert!(roster.adopt(Decree::clone(&other), false).is_err());
 }
 
 #[test]
@@ -226,6 +236,10 @@ impl Ledger for Memory {
         }
         memory.decree = Some((decree.clone(), decided));
         Ok(())
+    }
+
+    fn join(&mut self, founding: &Decree, _: Arc<RingDecree>) -> io::Result<()> {
+        self.keep(founding, true)
     }
 }
 
@@ -415,6 +429,7 @@ impl Nodes {
                     .expect("its own");
             }
             Action::Decide(_) | Action::Wait(_) => {}
+            Action::Join(..) => panic!("joins what it is to found"),
             Action::Refuse(why) => panic!("{why}"),
         }
     }

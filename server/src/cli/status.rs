@@ -33,6 +33,7 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 "nodes": status.nodes,
                 "under_replicated": status.under_replicated,
                 "moving": status.moving,
+                "waiting": status.waiting,
             }))?;
             return Ok(Exit::Done);
         }
@@ -71,6 +72,11 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
             status.moving,
             table(&head, &rows)
         ))?;
+        for name in &status.waiting {
+            out.say(&format!(
+                "{name} waits to be added: `ringfort layout add {name}`"
+            ));
+        }
         Ok(Exit::Done)
     })
 }

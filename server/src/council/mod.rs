@@ -4,10 +4,10 @@
 //! word of another cluster is refused. The rules are `ring`'s (`consensus`, `layout/history.rs`); here they meet the disk
 //! and the network.
 //!
-//! This version carries out new addresses and changes of owners among the members (`mover/` moves what they move). Decrees that
-//! list a new store or excuse one are not voted for.
+//! `ring` says which decrees may follow which; what they move `mover/` moves.
 
 pub mod listen;
+pub mod own;
 mod propose;
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,7 @@ use ringfort_proto::{
     peer::{self, peer_client::PeerClient},
 };
 use ringfort_ring::{
-    ClusterId, DecodeError, Decree, Epoch, History, Kind, Layout, StoreId, Trackers, TwoDecrees,
+    ClusterId, DecodeError, Decree, History, Layout, Member, StoreId, Trackers, TwoDecrees,
     consensus::{Acceptor, Effect, Promises, Request, Response, Seat},
 };
 use ringfort_storage::identity::{Identity, IdentityFile};
@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::{
+    gossip::Routes,
     limits::PEER_MESSAGE_BYTES_MAX,
     net::{Net, channel},
 };
@@ -57,11 +58,6 @@ pub enum CouncilError {
     /// A decree that may not follow the newest one.
     #[error(transparent)]
     NotSuccessor(#[from] ringfort_ring::NotSuccessor),
-    /// A decree that this version cannot carry out.
-    #[error(
-        "decree {0} lists a new store or excuses one, which this version cannot carry out: upgrade this node"
-    )]
-    Unsupported(Epoch),
     /// Another cluster's message.
     #[error("this node belongs to cluster {mine}, not to {theirs}")]
     WrongCluster {
@@ -110,14 +106,27 @@ pub struct Parts {
     pub founding: Layout,
     /// How members are reached.
     pub net: Arc<dyn Net>,
+    /// Where they are now.
+    pub routes: Arc<Routes>,
+}
+
+/// What this store is by the newest decree that it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A layout lists it.
+    Member,
+    /// The operator has said that its machine is off: it is refused.
+    Excused,
+    /// No layout has listed it yet.
+    Waiting,
+    /// A layout listed it, and none does any more.
+    Removed,
 }
 
 /// What is known, as it is durable.
 struct State {
     history: History,
     promises: Promises,
-    /// Whether a decree that it knew has listed this store.
-    was_listed: bool,
 }
 
 /// One store's voice.
@@ -126,6 +135,7 @@ pub struct Council {
     cluster: ClusterId,
     identity: Arc<IdentityFile>,
     net: Arc<dyn Net>,
+    routes: Arc<Routes>,
     state: Mutex<State>,
     follow: OnceLock<Follow>,
     /// What this store has to tell has changed.
@@ -147,6 +157,17 @@ pub fn promises_of(identity: &Identity, founding: &Layout) -> Result<Promises, D
     Promises::decode(&identity.votes)
 }
 
+/// What the store `me` is by what it keeps.
+pub fn part_of(promises: &Promises, me: StoreId) -> Part {
+    let decree = &promises.decree;
+    match decree.lists(me) {
+        true if decree.excused().contains_key(&me) => Part::Excused,
+        true => Part::Member,
+        false if promises.was_member() => Part::Removed,
+        false => Part::Waiting,
+    }
+}
+
 impl Council {
     /// The voice of the store whose identity this is.
     ///
@@ -158,17 +179,14 @@ impl Council {
         let me = StoreId(identity.store_id);
         let mut history = History::new(promises.decree.clone());
         history.hear(me, promises.trackers);
-        let state = State {
-            was_listed: history.decree().lists(me),
-            history,
-            promises,
-        };
+        let state = State { history, promises };
         Ok(Arc::new(Council {
             me,
             changed: watch::Sender::new(()),
             cluster: parts.cluster,
             identity: parts.identity,
             net: parts.net,
+            routes: parts.routes,
             state: Mutex::new(state),
             follow: OnceLock::new(),
             proposing: tokio::sync::Mutex::default(),
@@ -190,6 +208,17 @@ impl Council {
     /// The newest decree that this node knows.
     pub fn newest(&self) -> Arc<Decree> {
         self.state().history.decree().clone()
+    }
+
+    /// What this store is.
+    pub fn part(&self) -> Part {
+        part_of(&self.state().promises, self.me)
+    }
+
+    /// Where a member is reached: by its own word, else where it is listed.
+    fn addr_of(&self, member: &Member) -> String {
+        let said = self.routes.peer_addr(member.store_id);
+        said.unwrap_or_else(|| member.peer_addr.clone())
     }
 
     /// The cluster's id.
@@ -219,7 +248,7 @@ impl Council {
         } = &request
             && *instance == newest.epoch().next()
         {
-            supported(value, &newest)?;
+            value.follows(&newest)?;
         }
         let mut acceptor = Acceptor::new(state.promises.votes.clone());
         for effect in acceptor.handle(Seat::of(self.me, &newest), request) {
@@ -249,12 +278,11 @@ impl Council {
         if !history.adopt(decree.clone())? {
             return Ok(false);
         }
-        let promises = state.promises.clone().with_decree(decree.clone());
+        let promises = state.promises.clone().with_decree(decree.clone(), self.me);
         self.keep(&mut state, promises)?;
         // Its own word is the durable one.
         history.hear(self.me, state.promises.trackers);
         state.history = history;
-        state.was_listed |= decree.lists(self.me);
         let live: Vec<u64> = decree
             .live()
             .iter()
@@ -291,12 +319,6 @@ impl Council {
     /// Told of every change of what this node knows.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
-    }
-
-    /// Whether a decree has listed this store, as far as this process knows: one that none lists any more is out, and one that
-    /// none has listed yet is not in.
-    pub fn was_listed(&self) -> bool {
-        self.state().was_listed
     }
 
     /// This node's store.
@@ -409,30 +431,4 @@ fn peer_error(addr: &str, words: &str) -> CouncilError {
         addr: addr.to_owned(),
         words: words.to_owned(),
     }
-}
-
-/// Whether this version can carry out `decree` after `newest`: other owners among the members, the end of the older layout, new
-/// addresses.
-fn supported(decree: &Decree, newest: &Decree) -> Result<(), CouncilError> {
-    let fine = match decree.follows(newest)? {
-        Kind::Places => {
-            let mut members = decree.newest().members().iter();
-            members.all(|member| newest.lists(member.store_id))
-        }
-        Kind::Amends => has_same_stores(decree, newest),
-        Kind::Retires => true,
-    };
-    match fine {
-        true => Ok(()),
-        false => Err(CouncilError::Unsupported(decree.epoch())),
-    }
-}
-
-/// Whether both have the same stores, and excuse the same.
-fn has_same_stores(decree: &Decree, newest: &Decree) -> bool {
-    let stores = |decree: &Decree| -> Vec<StoreId> {
-        let members = decree.live().iter().flat_map(|layout| layout.members());
-        members.map(|member| member.store_id).collect()
-    };
-    stores(decree) == stores(newest) && decree.excused() == newest.excused()
 }

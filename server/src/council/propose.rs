@@ -55,12 +55,6 @@ impl Council {
         }
         check_hash(&base, changes, named).map_err(refused)?;
         let planned = plan(&base, changes, None).map_err(refused)?;
-        super::supported(&planned.target, &base).map_err(|_| {
-            Failure::new(
-                Reason::BadRequest,
-                "this version plans new stores and excuses, and commits none: nothing was changed",
-            )
-        })?;
         self.have_decided(&base, planned.target).await
     }
 
@@ -74,7 +68,7 @@ impl Council {
         if *base == target {
             return Ok(base.epoch());
         }
-        super::supported(&target, &base)?;
+        target.follows(&base).map_err(CouncilError::from)?;
         self.have_decided(&base, target).await
     }
 
@@ -197,7 +191,7 @@ impl Council {
         let Some(member) = base.member_of(store) else {
             return (store, None);
         };
-        let addr = &member.peer_addr;
+        let addr = &self.addr_of(member);
         let answer = async {
             if tell {
                 self.exchange(addr).await?;
@@ -233,11 +227,11 @@ impl Council {
         let members = [base, decided]
             .into_iter()
             .flat_map(|decree| decree.present().into_values());
-        let addrs: BTreeSet<&str> = members
+        let addrs: BTreeSet<String> = members
             .filter(|member| member.store_id != self.me)
-            .map(|member| member.peer_addr.as_str())
+            .flat_map(|member| [member.peer_addr.clone(), self.addr_of(member)])
             .collect();
-        let told = addrs.into_iter().map(|addr| self.exchange(addr).boxed());
+        let told = addrs.iter().map(|addr| self.exchange(addr).boxed());
         for error in join_all(told).await.into_iter().filter_map(Result::err) {
             tracing::info!(%error, "a member was not told");
         }

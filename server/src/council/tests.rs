@@ -1,7 +1,9 @@
 //! A voice over its own identity file: what it said survives, and what it may not say it does not.
 
+use std::collections::BTreeMap;
+
 use ringfort_ring::{
-    Change, Member, NodeName, PlacementId, apply,
+    Change, Epoch, Member, NodeName, PlacementId, apply,
     consensus::{Ballot, Votes},
 };
 use ringfort_storage::disk::RealDisk;
@@ -33,6 +35,7 @@ fn council(dir: &tempfile::TempDir) -> Arc<Council> {
         identity: Arc::new(identity.expect("readable")),
         founding: founding(),
         net: Arc::new(MemNet::default()),
+        routes: Arc::default(),
     };
     Council::new(parts).expect("of this version")
 }
@@ -124,34 +127,32 @@ fn the_own_trackers_are_those_on_the_disk() {
 }
 
 #[test]
-fn what_this_version_cannot_carry_out_is_not_voted_for() {
+fn what_may_not_follow_is_not_voted_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let council = council(&dir);
-    let name = NodeName::new("n2").expect("valid");
-    let store_id = StoreId(9);
-    for change in [
-        Change::NewStore {
-            name: name.clone(),
-            store_id,
-        },
-        Change::Excuse(name),
-    ] {
-        let decree = apply(&Decree::founding(founding()), &[change]).expect("fits");
-        let refused = council.vote(accept(1, decree));
-        assert!(
-            matches!(refused, Err(CouncilError::Unsupported(_))),
-            "{refused:?}"
-        );
-    }
-    assert_eq!(council.state().promises.votes, Votes::none(Epoch(2)));
-    let set = Change::Set {
+    let set = |tokens| Change::Set {
         name: NodeName::new("n2").expect("valid"),
-        tokens: Some(512),
+        tokens: Some(tokens),
         zone: None,
     };
-    let placing = apply(&Decree::founding(founding()), &[set]).expect("fits");
-    let answer = council.vote(accept(1, placing)).expect("votes");
-    assert_eq!(answer, Response::Accepted { ballot: ballot(1) });
+    let placed = apply(&Decree::founding(founding()), &[set(512)]).expect("fits");
+    council.adopt(Arc::new(placed)).expect("follows");
+    // Another change of owners while one is under way.
+    let live = [2, 3].map(|epoch| {
+        let members = founding().members().to_vec();
+        Layout::new(Epoch(epoch), 8, 3, members).expect("valid")
+    });
+    let third = Decree::new(Epoch(3), live.to_vec(), BTreeMap::new()).expect("valid");
+    let refused = council.vote(Request::Accept {
+        instance: Epoch(3),
+        ballot: ballot(1),
+        value: third,
+    });
+    assert!(
+        matches!(refused, Err(CouncilError::NotSuccessor(_))),
+        "{refused:?}"
+    );
+    assert_eq!(council.state().promises.votes, Votes::none(Epoch(3)));
 }
 
 #[test]

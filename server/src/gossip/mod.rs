@@ -147,6 +147,22 @@ impl Gossiper {
         self.core().health(self.now_ms(), store)
     }
 
+    /// The nodes that are up and wait to be added to a layout, in the order of their names, but for those that are `listed`.
+    pub fn waiting(&self, listed: impl Fn(StoreId) -> bool) -> Vec<Arc<Member>> {
+        let core = self.core();
+        let waits = |store: &StoreId| {
+            core.is_up(*store)
+                && core.numbers(*store, Topic::WAITING) == Some(&[1])
+                && !listed(*store)
+        };
+        let stores = core.stores().filter(waits);
+        let mut waiting: Vec<_> = stores
+            .filter_map(|store| core.listing(store).cloned())
+            .collect();
+        waiting.sort_by(|a, b| (&a.name, a.store_id).cmp(&(&b.name, b.store_id)));
+        waiting
+    }
+
     /// Gossips for ever. Calls end with it.
     pub async fn run(self: Arc<Self>) {
         let hurried = self

@@ -76,7 +76,10 @@ impl Admin for AdminService {
         let me = self.parts.greeter.about_me();
         let view = self.parts.views.current();
         let health = |store: StoreId| self.parts.gossip.health(store);
-        Ok(Response::new(status(&view, &me, &answers, health)))
+        let mut status = status(&view, &me, &answers, health);
+        let waiting = layout::waiting(&self.parts);
+        status.waiting = waiting.iter().map(|m| m.name.to_string()).collect();
+        Ok(Response::new(status))
     }
 
     async fn show_layout(
@@ -189,6 +192,7 @@ fn status(
         nodes,
         under_replicated: under_replicated(view, &said),
         moving: 0,
+        waiting: Vec::new(),
     }
 }
 

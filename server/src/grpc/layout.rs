@@ -3,18 +3,21 @@
 //! Staged changes are kept by whoever stages them (the command line: in a file) and come whole with each request, so that a
 //! node keeps nothing that is not decided, every node gives the same plan, and no operator overwrites what another staged.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ringfort_proto::{
     Failure, Reason,
-    peer::peer_client::PeerClient,
+    peer::{self, peer_client::PeerClient},
     v1::{self, PlanMember},
 };
-use ringfort_ring::{Change, Plan, PlanHash, decode_changes, plan};
+use ringfort_ring::{Change, Member, Plan, PlanHash, decode_changes, plan};
 use tonic::Status;
 
 use super::admin::AdminParts;
-use crate::{layout_wire::layout_to_wire, net::channel};
+use crate::{
+    layout_wire::{layout_to_wire, member_to_wire},
+    net::channel,
+};
 
 /// How long a node that is to be described may take.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,7 +31,14 @@ pub fn show(parts: &AdminParts) -> v1::ShowLayoutResponse {
         live: decree.live().iter().map(layout_to_wire).collect(),
         excused: decree.excused().keys().map(|store| store.0).collect(),
         node: parts.greeter.roster.me().name.to_string(),
+        waiting: waiting(parts).iter().map(|m| member_to_wire(m)).collect(),
     }
+}
+
+/// The nodes that wait to be added, in the order of their names.
+pub fn waiting(parts: &AdminParts) -> Vec<Arc<Member>> {
+    let decree = parts.council.newest();
+    parts.gossip.waiting(|store| decree.lists(store))
 }
 
 /// Asks the node at `addr` how a layout would list it.
@@ -47,6 +57,14 @@ pub async fn describe(parts: &AdminParts, addr: &str) -> Result<v1::DescribeNode
             _ => unreachable(status.message()),
         })?
         .into_inner();
+    let theirs = answer.decree.as_ref().map_or(0, |d| d.cluster_id);
+    if answer.state() != peer::NodeState::Member || theirs != parts.council.cluster().0 {
+        let words = format!(
+            "the node {} at {addr} does not wait to join this cluster: start it with --seeds that name a member",
+            answer.name
+        );
+        return Err(Failure::new(Reason::BadRequest, words).into());
+    }
     Ok(v1::DescribeNodeResponse { member: answer.me })
 }
 

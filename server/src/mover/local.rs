@@ -13,7 +13,10 @@ use ringfort_storage::{
 use tokio::sync::oneshot;
 
 use super::{End, Parts, until_durable};
-use crate::{pool::EnginePool, view::Views};
+use crate::{
+    pool::EnginePool,
+    view::{Views, own_unsynced},
+};
 
 /// Keys that one page of an erasing takes.
 const ERASE_KEYS: usize = 256;
@@ -71,13 +74,7 @@ impl Local {
         let mark = move |store: &Store| store.set_all_synced(&marked, synced);
         let marked = self.block(mark).await;
         marked.map_err(|error| End::Broken(error.to_string()))?;
-        let own = self.store.unsynced().into_iter().map(PartitionId).collect();
-        self.views.update(|view| {
-            let changed = view.with_own_unsynced(own);
-            changed
-                .inspect_err(|error| tracing::error!(%error, "a view that was fine: a bug"))
-                .ok()
-        });
+        self.views.set_own_unsynced(|| own_unsynced(&self.store));
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use self::{
 use crate::{
     clock::Clock,
     coordinator::Coordinator,
-    council::Council,
+    council::{Council, Part},
     gossip::Routes,
     net::Net,
     peer::Fences,
@@ -152,9 +152,8 @@ impl Mover {
     async fn turn(&mut self) -> Result<Turn, End> {
         let view = self.parts.views.current();
         match self.next(&view) {
-            Task::Out if self.parts.council.was_listed() => Err(self.out().await),
-            // Not yet.
-            Task::Out => Ok(Turn::Wait(LOOK)),
+            Task::Out if self.parts.council.part() == Part::Waiting => Ok(Turn::Wait(LOOK)),
+            Task::Out => Err(self.out().await),
             Task::Acknowledge(partitions, trackers) => {
                 self.acknowledge(&view, partitions, trackers).await
             }

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 
 use crate::{
     bootstrap::Roster,
+    gossip::Routes,
     limits::PEER_MESSAGE_BYTES_MAX,
     net::{Net, channel},
 };
@@ -23,9 +24,13 @@ use crate::{
 /// Answers by store; `None` for silence.
 pub type Answers = BTreeMap<StoreId, Option<HelloResponse>>;
 
+/// Addresses that one seed stands for, at most; more are not asked.
+const SEED_ADDRESSES_MAX: usize = 16;
+
 /// Connections of their own for questions, so that they are answered when the data path is busy or broken.
 pub struct Asker {
     roster: Arc<Roster>,
+    routes: Arc<Routes>,
     net: Arc<dyn Net>,
     connect_timeout: Duration,
     members: Mutex<BTreeMap<StoreId, Reached>>,
@@ -33,20 +38,24 @@ pub struct Asker {
 
 /// How a member is reached.
 struct Reached {
+    listed: String,
     addr: String,
     client: PeerClient<Channel>,
 }
 
 impl Asker {
-    /// Asks the members of the decree's layouts other than this node. Connects with the first question.
+    /// Asks the members of the decree's layouts other than this node, where `routes` says that they are, else where they are
+    /// listed. Connects with the first question.
     pub fn new(
         decree: &Decree,
         roster: Arc<Roster>,
+        routes: Arc<Routes>,
         net: &Arc<dyn Net>,
         connect_timeout: Duration,
     ) -> Self {
         let asker = Asker {
             roster,
+            routes,
             net: Arc::clone(net),
             connect_timeout,
             members: Mutex::default(),
@@ -59,59 +68,115 @@ impl Asker {
     pub fn follow(&self, decree: &Decree) {
         let me = self.roster.store_id();
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.retain(|store, reached| {
-            let listed = decree.member_of(*store);
-            listed.is_some_and(|member| member.peer_addr == reached.addr)
-        });
+        members.retain(|store, _| decree.lists(*store));
         let newest_first = decree.live().iter().rev();
         let listed = newest_first.flat_map(|layout| layout.members());
         for member in listed.filter(|member| member.store_id != me) {
-            members.entry(member.store_id).or_insert_with(|| {
-                let channel = channel(&self.net, &member.peer_addr, self.connect_timeout);
-                let client = PeerClient::new(channel);
-                Reached {
-                    addr: member.peer_addr.clone(),
-                    client: client.max_decoding_message_size(PEER_MESSAGE_BYTES_MAX),
-                }
-            });
+            let addr = &member.peer_addr;
+            let reached = members.entry(member.store_id);
+            let reached = reached.or_insert_with(|| self.reached(addr.clone(), addr.clone()));
+            reached.listed.clone_from(addr);
         }
+    }
+
+    fn reached(&self, listed: String, addr: String) -> Reached {
+        Reached {
+            client: self.client(&addr),
+            listed,
+            addr,
+        }
+    }
+
+    fn client(&self, addr: &str) -> PeerClient<Channel> {
+        PeerClient::new(channel(&self.net, addr, self.connect_timeout))
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
 
     /// Asks all side by side, and waits for none longer than `timeout`.
     pub async fn ask(&self, timeout: Duration) -> Answers {
         let request = self.roster.hello_request();
         let questions: Vec<_> = {
-            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            let question = |(store, reached): (&StoreId, &Reached)| {
+            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            let question = |(store, reached): (&StoreId, &mut Reached)| {
+                let now = self.routes.peer_addr(*store);
+                let now = now.unwrap_or_else(|| reached.listed.clone());
+                if now != reached.addr {
+                    *reached = self.reached(reached.listed.clone(), now);
+                }
                 let (store, client) = (*store, reached.client.clone());
-                one(store, client, request.clone(), timeout).boxed()
+                let request = request.clone();
+                async move {
+                    let answer = one(&store.to_string(), client, request, timeout).await;
+                    // Another store may have taken over the address.
+                    (store, answer.filter(|answer| answer.store_id == store.0))
+                }
+                .boxed()
             };
-            members.iter().map(question).collect()
+            members.iter_mut().map(question).collect()
         };
         join_all(questions).await.into_iter().collect()
     }
+
+    /// Asks who answers at the seeds, by all addresses of their names, within `timeout`. Members of `decree` that do are
+    /// reached there from now on: all may have moved while this node was down.
+    pub async fn find(&self, seeds: &[String], decree: &Decree, timeout: Duration) -> Answers {
+        let request = self.roster.hello_request();
+        let asked = seeds.iter().map(|seed| {
+            let request = request.clone();
+            async move {
+                let addrs = tokio::time::timeout(timeout, self.net.resolve(seed)).await;
+                let mut addrs = addrs.ok().and_then(Result::ok).unwrap_or_default();
+                addrs.truncate(SEED_ADDRESSES_MAX);
+                let one = |addr: &String| {
+                    one_at(addr.clone(), self.client(addr), request.clone(), timeout).boxed()
+                };
+                join_all(addrs.iter().map(one).collect::<Vec<_>>()).await
+            }
+            .boxed()
+        });
+        let answers = join_all(asked.collect::<Vec<_>>()).await;
+        let mut found = Answers::new();
+        for answer in answers.into_iter().flatten().flatten() {
+            let store = StoreId(answer.store_id);
+            if store == self.roster.store_id() || !decree.lists(store) {
+                continue;
+            }
+            if let Some(me) = &answer.me {
+                self.routes.set_peer_addr(store, &me.peer_addr);
+            }
+            found.insert(store, Some(answer));
+        }
+        found
+    }
 }
 
+async fn one_at(
+    addr: String,
+    client: PeerClient<Channel>,
+    request: HelloRequest,
+    timeout: Duration,
+) -> Option<HelloResponse> {
+    one(&addr, client, request, timeout).await
+}
+
+/// Asks one node; `who` is for the log.
 async fn one(
-    store: StoreId,
+    who: &str,
     mut client: PeerClient<Channel>,
     request: HelloRequest,
     timeout: Duration,
-) -> (StoreId, Option<HelloResponse>) {
-    let answer = match tokio::time::timeout(timeout, client.hello(request)).await {
+) -> Option<HelloResponse> {
+    match tokio::time::timeout(timeout, client.hello(request)).await {
         Ok(Ok(response)) => Some(response.into_inner()),
         Ok(Err(status)) => {
             match Failure::from_status(&status) {
                 Some(failure) if failure.reason == Reason::WrongCluster => {
-                    tracing::warn!(%store, %failure, "refused by a node of another cluster");
+                    tracing::warn!(who, %failure, "refused by a node of another cluster");
                 }
-                _ => tracing::debug!(%store, %status, "no answer"),
+                _ => tracing::debug!(who, %status, "no answer"),
             }
             None
         }
         Err(_) => None,
-    };
-    // Another store may have taken over the address.
-    let answer = answer.filter(|answer| answer.store_id == store.0);
-    (store, answer)
+    }
 }

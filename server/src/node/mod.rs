@@ -1,7 +1,7 @@
 //! One node: `run(config, parts, shutdown)`.
 //!
 //! The order of a start is a contract: lock, identity, HTTP; found or find the cluster; recover; serve the peer port; ask
-//! every member; then clients. No dot is minted before that (I2). The node never exits by itself: it returns why.
+//! every member; then clients, once a layout lists it. No dot is minted before that (I2). The node never exits by itself: it returns why.
 
 mod ask;
 mod greeter;
@@ -19,6 +19,7 @@ pub use threads::ThreadDriver;
 
 use std::{
     future::Future,
+    pin::pin,
     sync::{Arc, OnceLock},
 };
 
@@ -74,19 +75,41 @@ pub async fn run(
     let Some((running, mover)) = started else {
         return Ok(());
     };
-    let failed = tokio::select! {
+    let (failed, clients) = {
+        let mut end = pin!(end(&node, &running, mover, shutdown));
+        tokio::select! {
+            failed = &mut end => (failed, None),
+            admitted = node.admit(&running, &tasks) => match admitted {
+                Ok(clients) => {
+                    node.ready();
+                    (end.await, Some(clients))
+                }
+                Err(fatal) => (Some(fatal), None),
+            },
+        }
+    };
+    match failed {
+        None => stop::gracefully(&node, running, clients, tasks).await,
+        Some(out @ Fatal::Out(_)) => {
+            stop::gracefully(&node, running, clients, tasks).await?;
+            Err(out)
+        }
+        Some(fatal) => Err(stop::at_once(&node, running, fatal)),
+    }
+}
+
+/// Ends when the node is to stop, `None`, or cannot go on.
+async fn end(
+    node: &Node,
+    running: &Running,
+    mover: oneshot::Receiver<End>,
+    shutdown: impl Future<Output = ()>,
+) -> Option<Fatal> {
+    tokio::select! {
         () = shutdown => None,
         why = running.failure() => Some(why),
         why = failed(node.parts.engine_panics.clone()) => Some(Fatal::Engine(why)),
         why = ended(mover) => Some(why),
-    };
-    match failed {
-        None => stop::gracefully(&node, running, tasks).await,
-        Some(out @ Fatal::Out(_)) => {
-            stop::gracefully(&node, running, tasks).await?;
-            Err(out)
-        }
-        Some(fatal) => Err(stop::at_once(&node, running, fatal)),
     }
 }
 
@@ -205,8 +228,6 @@ impl Node {
         let store_and_driver;
         let decree = if returning {
             let decree = member_decree(&roster)?;
-            let layout = home.layout.as_ref().unwrap_or(&decree.layout);
-            start::check_listing(decree.cluster, layout, roster.me())?;
             // The store takes lock and identity itself.
             roster.close_ledger();
             drop(home);
@@ -241,9 +262,7 @@ impl Node {
             slot,
             stop_peers,
         };
-        let running = self.serve(&decree, base, tasks).await?;
-        self.ready();
-        Ok(running)
+        self.serve(&decree, base, tasks).await
     }
 
     async fn found(&self, roster: &Arc<Roster>) -> Result<Arc<Decree>, Fatal> {

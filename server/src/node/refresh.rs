@@ -14,9 +14,10 @@ use super::{
 use crate::{
     coordinator::Coordinator,
     council::Council,
+    gossip::Routes,
     metrics::{Gauge, Probe},
     peer::{Heard, Links},
-    view::{Unsynced, Views},
+    view::{Unsynced, Views, own_unsynced},
 };
 
 /// Pause between two rounds; to it comes a jitter, the same on one node every time.
@@ -106,7 +107,7 @@ impl Learner {
             changed |= *now != known;
         }
         if changed {
-            replace(&self.views, &unsynced);
+            replace(&self.views, &self.store, unsynced);
         }
     }
 }
@@ -130,10 +131,12 @@ fn watch_space(parts: &Parts, last: &mut TooLittle) {
     }
 }
 
-fn replace(views: &Views, unsynced: &Unsynced) {
+fn replace(views: &Views, store: &Store, mut unsynced: Unsynced) {
     // The layout may have been amended since: it is the present one that stays.
     views.update(|view| {
-        view.with_unsynced(unsynced)
+        // This node's own word is read anew: it may have changed since.
+        unsynced.insert(view.my_store(), own_unsynced(store));
+        view.with_unsynced(&unsynced)
             .inspect_err(|error| {
                 tracing::error!(%error, "a view that was fine is none any more: a bug");
             })
@@ -142,7 +145,7 @@ fn replace(views: &Views, unsynced: &Unsynced) {
 }
 
 /// At the start: takes over the newest decree of a member that knows a newer one. Later the council listens.
-pub(super) async fn catch_up(council: &Council, answers: &Answers) {
+pub(super) async fn catch_up(council: &Council, routes: &Routes, answers: &Answers) {
     let newest = council.newest();
     let ahead = answers
         .iter()
@@ -152,7 +155,9 @@ pub(super) async fn catch_up(council: &Council, answers: &Answers) {
     let Some(member) = ahead.and_then(|(store, _)| newest.member_of(store)) else {
         return;
     };
-    if let Err(error) = council.exchange(&member.peer_addr).await {
+    let said = routes.peer_addr(member.store_id);
+    let addr = said.unwrap_or_else(|| member.peer_addr.clone());
+    if let Err(error) = council.exchange(&addr).await {
         tracing::warn!(%error, "a newer layout is not to be had yet");
     }
 }

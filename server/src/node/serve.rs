@@ -9,7 +9,10 @@ use std::{
 
 use futures::FutureExt;
 use rand::RngExt;
-use ringfort_ring::StoreId;
+use ringfort_ring::{
+    StoreId,
+    gossip::{Topic, Value},
+};
 use ringfort_storage::Store;
 use tokio::{sync::oneshot, task::AbortHandle};
 use tonic::transport::Server;
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     bootstrap::Decree,
-    council,
+    council::{self, Part},
     data::{DataParts, DataPath},
     gossip::{self, GossipParts, Gossiper},
     grpc::{
@@ -76,14 +79,19 @@ pub(super) struct Base {
     pub stop_peers: oneshot::Sender<()>,
 }
 
-/// A node that serves clients.
+/// A node that takes part, as far as the layout lists it. Clients are served once it does.
 pub(super) struct Running {
     pub store: Store,
     pub driven: Box<dyn Driven>,
     pub data: DataPath,
     pub stop_peers: oneshot::Sender<()>,
-    pub stop_clients: oneshot::Sender<()>,
-    pub clients_stopped: oneshot::Receiver<()>,
+    admin: AdminParts,
+}
+
+/// The client port of a member.
+pub(super) struct Clients {
+    pub stop: oneshot::Sender<()>,
+    pub stopped: oneshot::Receiver<()>,
 }
 
 impl Running {
@@ -130,7 +138,8 @@ impl Node {
         Ok(())
     }
 
-    /// From a recovered member to a node that is ready, and the end of its worker that carries out changes of layouts.
+    /// From a recovered store to a node that takes part in everything but the service of clients, and the end of its worker that
+    /// carries out changes of layouts.
     pub(super) async fn serve(
         &self,
         decree: &Decree,
@@ -144,27 +153,35 @@ impl Node {
             identity: base.store.identity().clone(),
             founding: decree.layout.clone(),
             net: self.net().clone(),
+            routes: self.routes.clone(),
         });
         let council = council.map_err(|error| Fatal::Start(error.to_string()))?;
         let _ = base.greeter.council.set(council.clone());
         let asker = Arc::new(Asker::new(
             &council.newest(),
             roster.clone(),
+            self.routes.clone(),
             self.net(),
             self.config.connect_timeout,
         ));
-        let answers = asker.ask(self.config.hello_timeout).await;
+        let (patience, newest) = (self.config.hello_timeout, council.newest());
+        let seeds = self.seeds(&roster.me().peer_addr);
+        let (listed, found) =
+            tokio::join!(asker.ask(patience), asker.find(&seeds, &newest, patience));
+        let mut answers = listed;
+        answers.extend(found);
         start::judge_memory(&base.store, &answers)?;
         let others = answers.values().flatten();
         self.steady.agree(others.map(|answer| answer.steady_ms));
-        refresh::catch_up(&council, &answers).await;
+        refresh::catch_up(&council, &self.routes, &answers).await;
         let me = roster.me();
+        start::check_part(council.part(), &council.newest(), me)?;
         let unsynced = start::unsynced(me.store_id, &base.store, &answers);
         let view = View::new(decree.cluster, &council.history(), me.store_id, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
         council.follow(follow(views.clone(), asker.clone()));
 
-        let gossip = self.gossip(&base, &views);
+        let gossip = self.gossip(&base, &views, seeds);
         tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
         let data = self.data_path(&base, &views);
@@ -176,6 +193,12 @@ impl Node {
                 routes: self.routes.clone(),
             },
         ));
+        let own = council::own::Own {
+            me: me.clone(),
+            store: base.store.clone(),
+            views: views.clone(),
+        };
+        tasks.spawn(council::own::run(council.clone(), own));
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
         let figures = refresh::figures(&base.store, &data.links);
         let progress = base.greeter.progress.clone();
@@ -191,7 +214,6 @@ impl Node {
             net: self.net().clone(),
             timeout: self.config.status_timeout,
         };
-        let (stop_clients, clients_stopped) = self.serve_clients(data.kv(), admin, tasks).await?;
         tasks.spawn(refresh::run(refresh::Parts {
             learner: refresh::Learner {
                 asker,
@@ -213,8 +235,7 @@ impl Node {
             driven: base.driven,
             data,
             stop_peers: base.stop_peers,
-            stop_clients,
-            clients_stopped,
+            admin,
         };
         Ok((running, mover))
     }
@@ -260,13 +281,61 @@ impl Node {
         has_ended
     }
 
-    /// From here on this node answers gossip.
-    fn gossip(&self, base: &Base, views: &Views) -> Arc<Gossiper> {
-        let me = base.greeter.roster.me();
-        let durable = base.store.durable();
+    /// Waits until a layout lists this node, and then serves clients.
+    pub(super) async fn admit(&self, running: &Running, tasks: &Tasks) -> Result<Clients, Fatal> {
+        let AdminParts {
+            council, gossip, ..
+        } = &running.admin;
+        let me = running.admin.greeter.roster.me();
+        let mut changed = council.changes();
+        let mut waited = false;
+        loop {
+            changed.mark_unchanged();
+            let part = council.part();
+            start::check_part(part, &council.newest(), me)?;
+            let is_waiting = part == Part::Waiting;
+            let said = gossip.say(Topic::WAITING, Value::number(u64::from(is_waiting)));
+            // One number always fits; only a full list of topics could refuse it.
+            said.map_err(|error| Fatal::Start(error.to_string()))?;
+            if !is_waiting {
+                break;
+            }
+            if !waited {
+                let what = format!("waiting to be added: `ringfort layout add {}`", me.name);
+                tracing::info!("{what}");
+                self.health.doing(&what);
+                waited = true;
+            }
+            // The council lives as long as this node.
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        if waited {
+            self.health.doing("connecting to the members");
+            wait_for_links(
+                &running.data.links,
+                &Answers::new(),
+                self.config.connect_timeout,
+            )
+            .await;
+        }
+        self.serve_clients(running.data.kv(), running.admin.clone(), tasks)
+            .await
+    }
+
+    /// Whom to ask when nobody is to be found where the layout lists them.
+    fn seeds(&self, my_peer_addr: &str) -> Vec<String> {
         let initial = self.config.initial.iter().map(|m| m.peer.to_string());
         let mut seeds: Vec<String> = self.config.seeds.iter().map(ToString::to_string).collect();
-        seeds.extend(initial.filter(|addr| *addr != me.peer_addr));
+        seeds.extend(initial.filter(|addr| addr != my_peer_addr));
+        seeds
+    }
+
+    /// From here on this node answers gossip.
+    fn gossip(&self, base: &Base, views: &Views, seeds: Vec<String>) -> Arc<Gossiper> {
+        let me = base.greeter.roster.me();
+        let durable = base.store.durable();
         let gossip = Gossiper::new(GossipParts {
             clock: self.parts.clock.clone(),
             views: views.clone(),
@@ -315,7 +384,7 @@ impl Node {
         kv: KvParts,
         admin: AdminParts,
         tasks: &Tasks,
-    ) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Fatal> {
+    ) -> Result<Clients, Fatal> {
         let listener = self
             .bind(&self.config.client_addr.to_string(), "client")
             .await?
@@ -342,7 +411,10 @@ impl Node {
             }
             let _ = ended.send(());
         });
-        Ok((stop, has_ended))
+        Ok(Clients {
+            stop,
+            stopped: has_ended,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use ringfort_ring::{
-    ClusterId, Layout, Member, NodeName, PartitionId, PlacementId, StoreId, tokens_for_capacity,
+    Decree, Member, NodeName, PartitionId, PlacementId, StoreId, tokens_for_capacity,
 };
 use ringfort_storage::{
     Store,
@@ -16,12 +16,15 @@ use ringfort_storage::{
     mutants::{Mutant, is_planted},
     store::LOCK_FILE,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ask::Answers, parts::Fatal};
 use crate::{
-    bootstrap::{Founder, IdentityLedger, Roster, Standing, initial_hash, standing_of},
+    bootstrap::{
+        Founder, IdentityLedger, Roster, Standing, initial_hash, join::place, standing_of,
+    },
     config::{Config, HostPort},
-    council::promises_of,
+    council::{Part, part_of, promises_of},
     view,
 };
 
@@ -31,8 +34,6 @@ pub struct Home {
     pub roster: Arc<Roster>,
     /// Whether the directory belonged to a cluster before.
     pub returning: bool,
-    /// The newest layout that the store knows, if it is a member.
-    pub layout: Option<Layout>,
     _lock: ringfort_storage::disk::DirectoryLock,
 }
 
@@ -56,23 +57,23 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Resul
     let standing = standing_of(&current)
         .map_err(|error| Fatal::Start(format!("{} holds {error}", config.data_dir.display())))?;
     let me = me(config, StoreId(current.store_id))?;
-    let layout = match &standing {
+    let returning = match &standing {
         Standing::Member(decree) => {
             let promises = promises_of(&current, &decree.layout).map_err(|e| fail(&e))?;
-            Some(promises.decree.newest().clone())
+            check_part(part_of(&promises, me.store_id), &promises.decree, &me)?;
+            true
         }
-        _ => None,
+        _ => false,
     };
     let ledger = Box::new(IdentityLedger(Arc::new(identity)));
     Ok(Home {
         roster: Roster::new(me, initial_hash(&config.initial), standing, ledger),
-        returning: layout.is_some(),
-        layout,
+        returning,
         _lock: lock,
     })
 }
 
-/// This node as a layout lists it.
+/// This node as a layout would list it, if it came to be added: its place on the ring follows from its store.
 fn me(config: &Config, store_id: StoreId) -> Result<Member, Fatal> {
     let fail = |error: &dyn std::fmt::Display| Fatal::Start(error.to_string());
     let addr =
@@ -88,7 +89,7 @@ fn me(config: &Config, store_id: StoreId) -> Result<Member, Fatal> {
     };
     Ok(Member {
         name: NodeName::new(&config.name).map_err(|e| fail(&e))?,
-        placement_id: PlacementId(0),
+        placement_id: PlacementId(xxh3_64(&store_id.0.to_le_bytes())),
         store_id,
         tokens: tokens_for_capacity(config.capacity).map_err(|e| fail(&e))?,
         zone: config.zone.clone(),
@@ -112,36 +113,40 @@ pub fn founder(config: &Config, roster: &Roster) -> Founder {
     }
 }
 
-/// Whether this node is what the layout lists; what differs would need a layout change.
-pub fn check_listing(cluster: ClusterId, layout: &Layout, me: &Member) -> Result<(), Fatal> {
-    let Some(listed) = layout.member(&me.name) else {
-        return Err(Fatal::Start(format!(
-            "cluster {} does not list {}",
-            cluster, me.name
-        )));
-    };
-    if listed.store_id != me.store_id {
-        return Err(Fatal::Start(format!(
-            "cluster {} lists the store {} for {}, and this directory is the store {}",
-            cluster, listed.store_id, me.name, me.store_id
-        )));
-    }
-    for (what, listed, mine) in [
-        ("peers", &listed.peer_addr, &me.peer_addr),
-        ("clients", &listed.client_addr, &me.client_addr),
-    ] {
-        if listed != mine {
-            return Err(Fatal::Start(format!(
-                "the layout sends {what} of {} to {listed}, and this node advertises {mine}: start it with the address \
-                 that it had, and move it with `ringfort layout set`",
-                me.name
-            )));
+/// Whether a store that is `part` of the cluster may take part in it, by the newest decree that it knows. Where the node is
+/// reached is its own word: it proposes that itself. Capacity and zone are the operator's.
+pub fn check_part(part: Part, newest: &Decree, me: &Member) -> Result<(), Fatal> {
+    let again = "empty the directory to come back as a new store";
+    let Member { name, store_id, .. } = me;
+    let mut live = newest.live().iter().rev();
+    let listed = live.find_map(|layout| layout.member(name));
+    match part {
+        Part::Member => {
+            let listed =
+                listed.filter(|listed| (listed.tokens, &listed.zone) != (me.tokens, &me.zone));
+            if let Some(listed) = listed {
+                tracing::warn!(
+                    tokens = listed.tokens,
+                    zone = listed.zone,
+                    "capacity and zone stay as the layout lists them: `ringfort layout set` changes them"
+                );
+            }
+            Ok(())
         }
+        Part::Excused => Err(Fatal::Start(format!(
+            "{name} was excused (`layout excuse`), so its store {store_id} is refused for good: {again}"
+        ))),
+        Part::Removed => Err(Fatal::Start(match listed {
+            Some(listed) => format!(
+                "the store {} has taken the place of {store_id} as {name}'s, so this directory is refused for good: {again}",
+                listed.store_id
+            ),
+            None => {
+                format!("{name} was removed from the cluster, with its store {store_id}: {again}")
+            }
+        })),
+        Part::Waiting => place(newest, me, false).map(drop).map_err(Fatal::Start),
     }
-    if listed.tokens != me.tokens || listed.zone != me.zone || listed.http_addr != me.http_addr {
-        tracing::warn!("capacity, zone and HTTP address stay as the layout lists them");
-    }
-    Ok(())
 }
 
 /// A source of chance for one purpose, so that none depends on how often another was used.
@@ -182,6 +187,6 @@ pub fn unsynced(me: StoreId, store: &Store, answers: &Answers) -> view::Unsynced
         .iter()
         .filter_map(|(store, answer)| Some((*store, set(&answer.as_ref()?.unsynced))))
         .collect();
-    all.insert(me, set(&store.unsynced()));
+    all.insert(me, view::own_unsynced(store));
     all
 }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{
     Node,
     parts::Fatal,
-    serve::{Running, Tasks},
+    serve::{Clients, Running, Tasks},
 };
 use crate::health::Phase;
 
@@ -17,7 +17,12 @@ const LOOK: Duration = Duration::from_millis(5);
 const LINGER: Duration = Duration::from_millis(250);
 
 /// Takes no new work, answers what is in flight, closes the store with the mark of a clean stop.
-pub(super) async fn gracefully(node: &Node, running: Running, tasks: Tasks) -> Result<(), Fatal> {
+pub(super) async fn gracefully(
+    node: &Node,
+    running: Running,
+    clients: Option<Clients>,
+    tasks: Tasks,
+) -> Result<(), Fatal> {
     tracing::info!("draining");
     node.health.advance(Phase::Draining);
     running.data.coordinator.drain();
@@ -30,8 +35,10 @@ pub(super) async fn gracefully(node: &Node, running: Running, tasks: Tasks) -> R
         let left = running.data.coordinator.pending();
         tracing::warn!(left, "work is still in flight; stopping without it");
     }
-    let _ = running.stop_clients.send(());
-    let _ = timeout(LINGER, running.clients_stopped).await;
+    if let Some(clients) = clients {
+        let _ = clients.stop.send(());
+        let _ = timeout(LINGER, clients.stopped).await;
+    }
     running.data.stop();
     let _ = running.stop_peers.send(());
     drop(tasks);

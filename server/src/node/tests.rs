@@ -1,5 +1,6 @@
 //! Whole nodes in one process: real gRPC over connections in memory, real files, an engine in memory.
 
+mod join;
 mod layout;
 mod moves;
 
@@ -274,28 +275,6 @@ async fn three_nodes_found_one_cluster_stop_and_come_back() {
     assert_eq!(states, ["down", "up", "up"]);
     again.stop().await;
     other.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_directory_under_an_old_name_is_refused() {
-    let (net, homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
-    let mut runs = three(&net, &homes, 10).await;
-    runs.remove(1).stop().await;
-    let ended = start(&net, &Home::new(), "b", &ABC, 30).ended().await;
-    assert!(
-        matches!(&ended, Err(Fatal::Start(why)) if why.contains("is another store")),
-        "{ended:?}"
-    );
-    let ended = start(&net, &Home::new(), "d", &["a", "d"], 31)
-        .ended()
-        .await;
-    assert!(
-        matches!(&ended, Err(Fatal::Start(why)) if why.contains("joining")),
-        "{ended:?}"
-    );
-    for run in runs {
-        run.stop().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,3 +123,37 @@ fn hashes_never_change() {
     let hash = plan_hash(&base, &[add(4)]);
     assert_eq!(hash.to_string(), "069a67d2aa7311b1");
 }
+
+#[test]
+fn who_is_excused_is_told_of_and_so_is_what_may_be_lost() {
+    let base = base(Family::Equal.members(0, 4));
+    let names: Vec<NodeName> = base
+        .newest()
+        .members()
+        .iter()
+        .map(|m| m.name.clone())
+        .collect();
+    let one = plan(&base, &[Change::Excuse(names[0].clone())], None).expect("fits");
+    let is_excused = |notice: &&Notice| matches!(notice, Notice::Excused { .. });
+    let is_lost = |notice: &&Notice| matches!(notice, Notice::MayBeLost { .. });
+    assert_eq!(one.notices.iter().filter(is_excused).count(), 1);
+    assert_eq!(
+        one.notices.iter().filter(is_lost).count(),
+        0,
+        "two copies are left"
+    );
+    let second = plan(&one.target, &[Change::AcceptLoss(names[1].clone())], None).expect("fits");
+    assert_eq!(
+        second.notices.iter().filter(is_excused).count(),
+        1,
+        "the first was told of"
+    );
+    let lost: Vec<&Notice> = second.notices.iter().filter(is_lost).collect();
+    let [Notice::MayBeLost { partitions }] = lost[..] else {
+        panic!("{:?}", second.notices);
+    };
+    assert!(
+        (1..64).contains(partitions),
+        "those with two owners gone: {partitions}"
+    );
+}

@@ -5,12 +5,7 @@ mod staged;
 
 use std::path::PathBuf;
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "the edge where a member's placement id is drawn"
-)]
-use rand::{TryRng, rngs::SysRng};
-use ringfort_client::Client;
+use ringfort_client::{Client, Layouts};
 use ringfort_proto::v1;
 use ringfort_ring::{
     Change, Member, NodeName, PlacementId, PlanHash, StoreId, tokens_for_capacity,
@@ -53,9 +48,9 @@ enum Command {
     Show,
     /// Stage a new member
     Add {
-        /// The peer address at which it answers
-        #[arg(value_name = "HOST:PORT")]
-        peer: String,
+        /// The name of a node that waits to be added, or the peer address at which one answers
+        #[arg(value_name = "NAME|HOST:PORT")]
+        node: String,
     },
     /// Stage that a member goes; what it owns moves to others
     Remove {
@@ -66,9 +61,19 @@ enum Command {
     Replace {
         /// Who goes
         name: String,
-        /// The peer address at which the new one answers
-        #[arg(value_name = "HOST:PORT")]
-        peer: String,
+        /// Who comes: the name of a node that waits to be added, or the peer address at which one answers
+        #[arg(value_name = "NAME|HOST:PORT")]
+        node: String,
+    },
+    /// Stage your word that a member's machine is off for good, so that it holds up no change; its store is refused then
+    Excuse {
+        /// The member
+        name: String,
+    },
+    /// Stage your word that a member's data is lost for good; `layout plan` says what may be gone
+    AcceptLoss {
+        /// The member
+        name: String,
     },
     /// Stage another capacity or zone, or other addresses
     Set(Set),
@@ -142,8 +147,7 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
             }
             Command::Revert => {}
             stage => {
-                let newest = layouts.live.last().cloned().unwrap_or_default();
-                let changes = changes(stage, &client, &newest).await?;
+                let changes = changes(stage, &client, &layouts).await?;
                 let words: Vec<String> = changes.iter().map(staged::words).collect();
                 staged.changes.extend(changes);
                 staged.save(&args.staged)?;
@@ -172,16 +176,21 @@ fn said(out: Out, value: serde_json::Value, words: &str) -> Result<Exit, CliErro
 async fn changes(
     command: &Command,
     client: &Client,
-    newest: &v1::Layout,
+    layouts: &Layouts,
 ) -> Result<Vec<Change>, CliError> {
     Ok(match command {
-        Command::Add { peer } => vec![Change::Add(described(client, peer).await?)],
-        Command::Remove { name } => vec![Change::Remove(node_name(name)?)],
-        Command::Replace { name, peer } => vec![Change::Replace {
-            old: node_name(name)?,
-            new: described(client, peer).await?,
+        Command::Add { node } => vec![Change::Add(joiner(client, layouts, node).await?)],
+        Command::Remove { name } => vec![Change::Remove(member(layouts, name)?)],
+        Command::Replace { name, node } => vec![Change::Replace {
+            old: member(layouts, name)?,
+            new: joiner(client, layouts, node).await?,
         }],
-        Command::Set(set) => set_changes(set, newest)?,
+        Command::Excuse { name } => vec![Change::Excuse(member(layouts, name)?)],
+        Command::AcceptLoss { name } => vec![Change::AcceptLoss(member(layouts, name)?)],
+        Command::Set(set) => {
+            let newest = layouts.live.last().cloned().unwrap_or_default();
+            set_changes(set, &newest)?
+        }
         Command::Show | Command::Plan | Command::Commit { .. } | Command::Revert => Vec::new(),
     })
 }
@@ -190,16 +199,16 @@ fn node_name(name: &str) -> Result<NodeName, CliError> {
     NodeName::new(name).map_err(|error| CliError::usage(error.to_string()))
 }
 
-/// The node that answers at a peer address, with a place on the ring of its own.
-async fn described(client: &Client, peer: &str) -> Result<Member, CliError> {
-    let member = client.describe_node(peer).await?;
-    let mut placement = [0; 8];
-    SysRng
-        .try_fill_bytes(&mut placement)
-        .map_err(|error| CliError::failed(format!("no randomness: {error}")))?;
+/// The node that is to join, as it describes itself: by its name among those that wait, or by its address.
+async fn joiner(client: &Client, layouts: &Layouts, node: &str) -> Result<Member, CliError> {
+    let member = if node.contains(':') {
+        client.describe_node(node).await?
+    } else {
+        waiting(layouts, node)?
+    };
     Ok(Member {
         name: node_name(&member.name)?,
-        placement_id: PlacementId(u64::from_le_bytes(placement)),
+        placement_id: PlacementId(member.placement_id),
         store_id: StoreId(member.store_id),
         tokens: member.tokens,
         zone: member.zone,
@@ -207,6 +216,37 @@ async fn described(client: &Client, peer: &str) -> Result<Member, CliError> {
         peer_addr: member.peer_addr,
         http_addr: member.http_addr,
     })
+}
+
+/// The name of a member of a live layout.
+fn member(layouts: &Layouts, name: &str) -> Result<NodeName, CliError> {
+    let mut members = layouts.live.iter().flat_map(|layout| &layout.members);
+    if members.any(|member| member.name == name) {
+        return node_name(name);
+    }
+    Err(CliError::usage(format!("no member is called {name}")))
+}
+
+/// The one node of that name that waits to be added.
+fn waiting(layouts: &Layouts, name: &str) -> Result<v1::Member, CliError> {
+    let mut named = layouts.waiting.iter().filter(|node| node.name == name);
+    match (named.next(), named.next()) {
+        (Some(node), None) => Ok(node.clone()),
+        (Some(one), Some(other)) => Err(CliError::failed(format!(
+            "several nodes that call themselves {name} wait to be added: name one by its peer address, such as {} or {}",
+            one.peer_addr, other.peer_addr
+        ))),
+        (None, _) => {
+            let waiting: Vec<&str> = layouts.waiting.iter().map(|w| w.name.as_str()).collect();
+            let who = match waiting.is_empty() {
+                true => "no node does".to_owned(),
+                false => format!("those that do are {}", waiting.join(", ")),
+            };
+            Err(CliError::failed(format!(
+                "no node called {name} waits to be added ({who}): start it with --seeds that name a member of this cluster"
+            )))
+        }
+    }
 }
 
 fn set_changes(set: &Set, newest: &v1::Layout) -> Result<Vec<Change>, CliError> {

@@ -26,6 +26,7 @@ pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), Cli
             "epoch": layouts.epoch,
             "live": live,
             "excused": excused,
+            "waiting": layouts.waiting.iter().map(member_json).collect::<Vec<Json>>(),
             "staged": staged,
         }));
     }
@@ -41,6 +42,12 @@ pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), Cli
                 "NAME", "ZONE", "CAPACITY", "STORE", "CLIENT", "PEER", "HTTP",
             ],
             &rows,
+        );
+    }
+    for node in &layouts.waiting {
+        text += &format!(
+            "\n{} at {} waits to be added: `ringfort layout add {}`\n",
+            node.name, node.peer_addr, node.name
         );
     }
     if !staged.is_empty() {
@@ -62,23 +69,24 @@ fn row(member: &ringfort_proto::v1::Member) -> Vec<String> {
 }
 
 fn layout_json(layout: &ringfort_proto::v1::Layout) -> Json {
-    let member = |member: &ringfort_proto::v1::Member| {
-        json!({
-            "name": member.name,
-            "zone": member.zone,
-            "capacity": capacity_of_tokens(member.tokens),
-            "store_id": format!("{:016x}", member.store_id),
-            "placement_id": format!("{:016x}", member.placement_id),
-            "client": member.client_addr,
-            "peer": member.peer_addr,
-            "http": member.http_addr,
-        })
-    };
     json!({
         "epoch": layout.epoch,
         "partitions": layout.partitions,
         "replicas": layout.replicas,
-        "members": layout.members.iter().map(member).collect::<Vec<Json>>(),
+        "members": layout.members.iter().map(member_json).collect::<Vec<Json>>(),
+    })
+}
+
+fn member_json(member: &ringfort_proto::v1::Member) -> Json {
+    json!({
+        "name": member.name,
+        "zone": member.zone,
+        "capacity": capacity_of_tokens(member.tokens),
+        "store_id": format!("{:016x}", member.store_id),
+        "placement_id": format!("{:016x}", member.placement_id),
+        "client": member.client_addr,
+        "peer": member.peer_addr,
+        "http": member.http_addr,
     })
 }
 

@@ -164,7 +164,7 @@ async fn a_node_is_removed_while_clients_write() {
     }
     let ended = start(&net, &homes[3], "d", &ABCD, 50).ended().await;
     assert!(
-        matches!(&ended, Err(Fatal::Start(why)) if why.contains("does not list")),
+        matches!(&ended, Err(Fatal::Start(why)) if why.contains("was removed")),
         "{ended:?}"
     );
 }
