@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ringfort_ring::StoreId;
 use ringfort_storage::Store;
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -33,8 +32,8 @@ pub struct DataParts {
     pub views: Views,
     /// This node's store.
     pub store: Store,
-    /// Its id.
-    pub store_id: StoreId,
+    /// Fences of what is sent.
+    pub fences: Fences,
     /// What was heard of other stores.
     pub heard: Arc<Heard>,
     /// Who is down, and where nodes are now.
@@ -69,7 +68,7 @@ pub struct DataPath {
 impl DataPath {
     /// Starts it: connects to the other members, drives deadlines and acknowledgements.
     pub fn start(parts: DataParts) -> Self {
-        let fences = Fences::new(parts.views.clone(), parts.store_id, parts.store.durable());
+        let fences = parts.fences;
         let links = Links::new(LinkParts {
             views: parts.views.clone(),
             fences: fences.clone(),

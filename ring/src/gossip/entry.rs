@@ -71,6 +71,8 @@ impl Topic {
     pub const REAP_GENERATIONS: Topic = Topic(6);
     /// Whether the node waits to be added to a layout (one number: 1 or 0).
     pub const WAITING: Topic = Topic(7);
+    /// Whether the node has stopped (one number: 1): its last word in this life.
+    pub const GOODBYE: Topic = Topic(8);
 }
 
 /// What an entry says. Cheap to clone.

@@ -46,6 +46,7 @@ impl Gossip {
             }
         };
         self.hear_from(from, &mut changes);
+        self.see_off(&mut changes);
         opinions |= changes
             .iter()
             .any(|change| matches!(change, Change::Entry(_, Topic::SUSPECTS)));
@@ -203,6 +204,22 @@ impl Gossip {
             node.standing = Standing::Up;
             node.suspected = false;
             changes.push(Change::Up(from));
+        }
+    }
+
+    /// Who has just said that it stops is down, without any suspicion.
+    fn see_off(&mut self, changes: &mut Vec<Change>) {
+        let left = changes.iter().filter_map(|change| match change {
+            Change::Entry(store, Topic::GOODBYE) => Some(*store),
+            _ => None,
+        });
+        for store in left.collect::<Vec<_>>() {
+            let gone = self.numbers(store, Topic::GOODBYE) == Some(&[1]);
+            if let (true, Ok(index)) = (gone && store != self.me, self.find(store)) {
+                self.nodes[index].standing = Standing::Down;
+                changes.retain(|change| *change != Change::Up(store));
+                changes.push(Change::Down(store));
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 //! *Invariants.* What is gossiped spreads and decides nothing: layouts come from decrees, and who is down changes routing only
 //! (I6). Each state has one writer, its node, and only goes forward ([`entry`]), so that any order of messages, each any number
 //! of times, leads all to the same. A node is **down** when two observers (or all there are) suspect it since its latest known
-//! heartbeat; observers that are suspected themselves do not count (`judge`). It is up again with the next heartbeat.
+//! heartbeat; observers that are suspected themselves do not count (`judge`); or when its own last word was that it stops
+//! ([`Gossip::leave`]). It is up again with the next heartbeat.
 //!
 //! Pure: `now` and the seed of all chance are handed in, and effects are returned. Whoever drives this calls
 //! [`Gossip::tick`] once in [`Gossip::period_ms`] and sends its digest to the targets, and hands each message that comes to
@@ -146,6 +147,8 @@ pub struct Gossip {
     active_ms: Option<u64>,
     /// When silences were last judged.
     suspected_ms: u64,
+    /// See [`Gossip::leave`].
+    has_left: bool,
 }
 
 impl Gossip {
@@ -168,6 +171,7 @@ impl Gossip {
             nodes: vec![node],
             active_ms: None,
             suspected_ms: 0,
+            has_left: false,
         }
     }
 

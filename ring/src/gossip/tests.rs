@@ -421,3 +421,28 @@ fn a_stranger_at_the_end_of_time_does_no_harm() {
     a.tick(u64::MAX, 1);
     a.tick(0, 1);
 }
+
+#[test]
+fn who_says_goodbye_is_down_at_once_and_up_with_its_next_life() {
+    let (mut a, mut b, mut c) = (gossip(ASH, 1), gossip(BIRCH, 1), gossip(CEDAR, 1));
+    exchange(9_000, &mut b, &mut c);
+    exchange(9_000, &mut c, &mut a);
+    keep_company(9, 11, &mut a, &mut b);
+    assert!(b.is_up(ASH) && c.is_up(ASH));
+    let spread = a.leave(10_600);
+    assert!(spread.targets.contains(&Target::Node(BIRCH)));
+    let changes = talk(10_600, &mut a, &mut b, spread.message);
+    assert!(changes.contains(&Change::Down(ASH)) && !b.is_up(ASH));
+    // It stops soon; until then nothing refutes its word.
+    a.tick(11_000, 0);
+    exchange(11_000, &mut a, &mut b);
+    assert!(!b.is_up(ASH));
+    let changes = exchange(11_100, &mut b, &mut c);
+    assert!(changes.contains(&Change::Down(ASH)) && !changes.contains(&Change::Up(ASH)));
+    assert!(!c.is_up(ASH), "hearsay of it does not bring it back");
+    let mut again = gossip(ASH, 2);
+    exchange(12_000, &mut again, &mut c);
+    assert!(c.is_up(ASH));
+    exchange(12_100, &mut c, &mut b);
+    assert!(b.is_up(ASH));
+}

@@ -1,6 +1,11 @@
 //! The beat of gossip: raises the heartbeat, suspects, judges, and says whom to talk to.
 
-use super::{Change, Gossip, entry::Beat, message::Message, node::Standing};
+use super::{
+    Change, Gossip,
+    entry::{Beat, Topic, Value},
+    message::Message,
+    node::Standing,
+};
 use crate::id::StoreId;
 
 /// One in so many ticks talks to a seed or a node that is down, so that what fell apart finds together again.
@@ -40,8 +45,10 @@ impl Gossip {
         self.nodes.retain(|node| !node.is_forgotten(now_ms));
         self.suspect(now_ms);
         let me = self.mine();
-        let beat = &mut self.nodes[me].beat;
-        beat.counter = beat.counter.saturating_add(1);
+        if !self.has_left {
+            let beat = &mut self.nodes[me].beat;
+            beat.counter = beat.counter.saturating_add(1);
+        }
         let mut changes = Vec::new();
         self.judge(&mut changes);
         Tick {
@@ -51,6 +58,13 @@ impl Gossip {
             },
             changes,
         }
+    }
+
+    /// Says to some others that this node is gone. Its heartbeat rises no more in this life, so that nothing refutes that.
+    pub fn leave(&mut self, now_ms: u64) -> Spread {
+        self.write(Topic::GOODBYE, Value::number(1));
+        self.has_left = true;
+        self.hurry(now_ms)
     }
 
     /// Tells some at once, without a heartbeat: somebody is down.

@@ -147,7 +147,7 @@ settings! {
     initial: Vec<InitialMember> = Some(""), (value_name = "NAME=HOST:PORT,…");
     /// Peer addresses of members of an existing cluster
     seeds: Vec<HostPort> = Some(""), (value_name = "HOST:PORT,…");
-    /// Join without a staged layout change (no node can join in this version: no effect)
+    /// As a member, add nodes that wait to be added, without a staged layout change
     auto_join: bool = Some("false"), (value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true);
     /// Failure domain; with as many zones as replicas no two copies share one
     zone: String = Some(""), (value_name = "ZONE");

@@ -3,13 +3,13 @@
 //! Keeps I9: only what is durable is told, and a decree is taken over only from whoever has it, whole. Gossip carries numbers
 //! alone; late or lost ones delay a step of a change and make none wrong (see `ring/src/layout/history.rs`).
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use ringfort_ring::{
     Epoch, StoreId, Trackers,
     gossip::{Topic, Value},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Sleep};
 
 use super::Council;
 use crate::{
@@ -19,8 +19,10 @@ use crate::{
 
 /// The least pause between two rounds: gossip changes all the time.
 const PAUSE: Duration = Duration::from_millis(100);
-/// When one that announced a newer epoch did not give its decree, it is asked again after this.
+/// When one that announced a newer epoch did not give its decree, it is asked again after this, twice as long after the next time …
 const AGAIN: Duration = Duration::from_secs(1);
+/// … and at most so long.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What a council listens to.
 pub struct Ears {
@@ -39,10 +41,37 @@ struct Said {
     newest: Option<Ahead>,
 }
 
+/// A newer epoch was announced, and its decree is not to be had.
+struct Failed {
+    ahead: Ahead,
+    pause: Duration,
+    /// Until it is asked for again.
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Failed {
+    fn again(ahead: Ahead, last: Option<Failed>) -> Failed {
+        let last = last.filter(|last| last.ahead == ahead);
+        let pause = last.map_or(AGAIN, |last| (last.pause * 2).min(AGAIN_MAX));
+        let sleep = Box::pin(tokio::time::sleep(pause));
+        Failed {
+            ahead,
+            pause,
+            sleep,
+        }
+    }
+
+    /// Whether it is too early to ask the same again.
+    fn holds(&self, ahead: Ahead) -> bool {
+        self.ahead == ahead && !self.sleep.is_elapsed()
+    }
+}
+
 /// Tells and hears, for ever.
 pub async fn run(council: Arc<Council>, mut ears: Ears) {
     let mut told = ears.gossip.told();
     let mut changed = council.changed.subscribe();
+    let mut failed: Option<Failed> = None;
     loop {
         let history = council.history();
         let mine = history.trackers_of(council.me);
@@ -54,15 +83,20 @@ pub async fn run(council: Arc<Council>, mut ears: Ears) {
         let best = said.newest.into_iter().chain(fence);
         let best = best.max_by_key(|ahead| ahead.epoch);
         let behind = best.filter(|ahead| ahead.epoch > council.newest().epoch());
-        let pause = match behind {
-            Some(ahead) if !fetch(&council, &ears.routes, ahead.store).await => AGAIN,
-            _ => PAUSE,
+        failed = match behind {
+            None => None,
+            Some(ahead) if failed.as_ref().is_some_and(|failed| failed.holds(ahead)) => failed,
+            Some(ahead) => {
+                fetch(&council, &ears.routes, ahead.store).await;
+                let is_here = council.newest().epoch() >= ahead.epoch;
+                (!is_here).then(|| Failed::again(ahead, failed.take()))
+            }
         };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(PAUSE).await;
         let again = async {
-            match behind.is_some() {
-                true => tokio::time::sleep(AGAIN).await,
-                false => std::future::pending().await,
+            match &mut failed {
+                Some(failed) => failed.sleep.as_mut().await,
+                None => std::future::pending().await,
             }
         };
         // Senders live as long as this task's owner; one that is gone has nothing more to tell.
@@ -101,17 +135,13 @@ fn listen(gossip: &Gossiper) -> Said {
     })
 }
 
-/// Fetches the newest decree of a store; gives whether it came.
-async fn fetch(council: &Council, routes: &Routes, store: StoreId) -> bool {
+/// Asks a store for its newest decree.
+async fn fetch(council: &Council, routes: &Routes, store: StoreId) {
     let listed = || Some(council.newest().member_of(store)?.peer_addr.clone());
     let Some(addr) = routes.peer_addr(store).or_else(listed) else {
-        return false;
+        return;
     };
-    match council.exchange(&addr).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(%error, "a newer layout is not to be had yet");
-            false
-        }
+    if let Err(error) = council.exchange(&addr).await {
+        tracing::warn!(%error, "a newer layout is not to be had yet");
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! `ring` says which decrees may follow which; what they move `mover/` moves.
 
+pub mod auto;
 pub mod listen;
 pub mod own;
 mod propose;

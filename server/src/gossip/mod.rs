@@ -38,7 +38,10 @@ use crate::{
     counters::{Counters, add},
     net::Net,
     node::Event,
-    peer::{Fences, Heard, fence::Fenced},
+    peer::{
+        Fences, Heard,
+        fence::{Fenced, OTHER_CLUSTER},
+    },
     view::Views,
 };
 
@@ -103,6 +106,13 @@ impl Gossiper {
         let listing = Value::Listing(Arc::new(parts.me.clone()));
         core.set(Topic::LISTING, listing)
             .expect("a listing is far smaller than an entry may be");
+        // What is known of an earlier life goes on to those that have not heard of it.
+        let view = parts.views.current();
+        for (store, sequence) in parts.heard.all() {
+            if store != parts.me.store_id && view.present(store).is_some() {
+                core.remember(0, store, Topic::DURABLE_SEQUENCE, Value::number(sequence));
+            }
+        }
         let (hurry, hurried) = mpsc::channel(HURRIES_MAX);
         Arc::new(Gossiper {
             core: Mutex::new(core),
@@ -191,6 +201,13 @@ impl Gossiper {
         }
     }
 
+    /// Tells some others that this node is gone, and raises no heartbeat any more.
+    pub async fn goodbye(&self) {
+        let spread = self.core().leave(self.now_ms());
+        let told = spread.targets.into_iter();
+        join_all(told.map(|target| self.reach(target, spread.message.clone()))).await;
+    }
+
     fn tick(&self, tick: u64, views: &mut watch::Receiver<Arc<crate::view::View>>) -> Spread {
         let now_ms = self.now_ms();
         let mut core = self.core();
@@ -262,7 +279,11 @@ impl Gossiper {
     async fn reach_seed(&self, addr: &str, message: Message) {
         let client = self.calls.fresh(addr);
         if let Err(why) = self.exchange(&client, message).await {
-            tracing::debug!(addr, why, "no gossip with a seed");
+            // Who was started with the address of another cluster is to hear of it.
+            match why.contains(OTHER_CLUSTER) {
+                true => tracing::warn!(addr, why, "a seed is a node of another cluster"),
+                false => tracing::debug!(addr, why, "no gossip with a seed"),
+            }
         }
     }
 
@@ -316,6 +337,12 @@ impl Gossiper {
             return Err(failure.into());
         }
         let from = StoreId(fence.store_id);
+        let view = self.parts.views.current();
+        if view.history().decree().excused().contains_key(&from) {
+            // The fence of the answer tells it that there is a newer decree; nothing of it is believed any more.
+            tracing::debug!(%from, "gossip of an excused store is not taken");
+            return Ok(None);
+        }
         let bad = |error: &dyn std::fmt::Display| {
             tracing::warn!(%from, %error, "gossip that makes no sense");
             Status::invalid_argument(error.to_string())

@@ -95,6 +95,11 @@ pub(super) struct Clients {
 }
 
 impl Running {
+    /// Tells others that this node is gone.
+    pub async fn goodbye(&self) {
+        self.admin.gossip.goodbye().await;
+    }
+
     /// Ends when the store has failed.
     pub async fn failure(&self) -> Fatal {
         let why = super::failed(self.driven.failure()).await;
@@ -181,10 +186,11 @@ impl Node {
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
         council.follow(follow(views.clone(), asker.clone()));
 
-        let gossip = self.gossip(&base, &views, seeds);
+        let fences = Fences::new(views.clone(), me.store_id, base.store.durable());
+        let gossip = self.gossip(&base, &views, (&fences, seeds));
         tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
-        let data = self.data_path(&base, &views);
+        let data = self.data_path(&base, &views, fences);
         tasks.spawn(council::listen::run(
             council.clone(),
             council::listen::Ears {
@@ -199,6 +205,9 @@ impl Node {
             views: views.clone(),
         };
         tasks.spawn(council::own::run(council.clone(), own));
+        if self.config.auto_join {
+            tasks.spawn(council::auto::run(council.clone(), gossip.clone()));
+        }
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
         let figures = refresh::figures(&base.store, &data.links);
         let progress = base.greeter.progress.clone();
@@ -333,13 +342,18 @@ impl Node {
     }
 
     /// From here on this node answers gossip.
-    fn gossip(&self, base: &Base, views: &Views, seeds: Vec<String>) -> Arc<Gossiper> {
+    fn gossip(
+        &self,
+        base: &Base,
+        views: &Views,
+        (fences, seeds): (&Fences, Vec<String>),
+    ) -> Arc<Gossiper> {
         let me = base.greeter.roster.me();
         let durable = base.store.durable();
         let gossip = Gossiper::new(GossipParts {
             clock: self.parts.clock.clone(),
             views: views.clone(),
-            fences: Fences::new(views.clone(), me.store_id, durable.clone()),
+            fences: fences.clone(),
             heard: self.heard.clone(),
             durable,
             net: self.net().clone(),
@@ -357,14 +371,14 @@ impl Node {
         gossip
     }
 
-    fn data_path(&self, base: &Base, views: &Views) -> DataPath {
+    fn data_path(&self, base: &Base, views: &Views, fences: Fences) -> DataPath {
         let seed = self.parts.seed;
         let data = DataPath::start(DataParts {
             clock: self.parts.clock.clone(),
             steady: self.steady.clone(),
             views: views.clone(),
             store: base.store.clone(),
-            store_id: base.greeter.roster.store_id(),
+            fences,
             heard: self.heard.clone(),
             routes: self.routes.clone(),
             net: self.net().clone(),

@@ -16,6 +16,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Connections of clients may linger so long once all work is answered; the answers themselves need less.
 const LINGER: Duration = Duration::from_millis(250);
 
+/// Others are told for so long that this node is gone; who is not notices by itself.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Takes no new work, answers what is in flight, closes the store with the mark of a clean stop.
 pub(super) async fn gracefully(
     node: &Node,
@@ -39,6 +42,7 @@ pub(super) async fn gracefully(
         let _ = clients.stop.send(());
         let _ = timeout(LINGER, clients.stopped).await;
     }
+    let _ = timeout(FAREWELL, running.goodbye()).await;
     running.data.stop();
     let _ = running.stop_peers.send(());
     drop(tasks);

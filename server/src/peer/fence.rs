@@ -60,6 +60,9 @@ pub struct Ahead {
     pub store: StoreId,
 }
 
+/// How the words of a refusal begin that goes to a node of another cluster; its own cluster's id follows.
+pub const OTHER_CLUSTER: &str = "this node belongs to cluster";
+
 /// How a fence compares with this node's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
@@ -145,12 +148,9 @@ impl Fences {
     /// The refusal of a message from another cluster.
     pub fn wrong_cluster(&self, fence: &peer::Fence) -> Failure {
         let mine = self.views.current().cluster();
-        Failure::new(
-            Reason::WrongCluster,
-            format!("this node belongs to cluster {mine}"),
-        )
-        .with("cluster", mine)
-        .with("theirs", format!("{:016x}", fence.cluster_id))
+        Failure::new(Reason::WrongCluster, format!("{OTHER_CLUSTER} {mine}"))
+            .with("cluster", mine)
+            .with("theirs", format!("{:016x}", fence.cluster_id))
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
     grpc::kv_service,
     limits::Limits,
     net::{Net, connect_channel},
-    peer::{DataSlot, Heard, Membership, service},
+    peer::{DataSlot, Fences, Heard, Membership, service},
     pool::{EnginePool, Job, PoolFull},
     view::{View, Views},
 };
@@ -178,7 +178,7 @@ impl Node {
             steady: Arc::new(SteadyClock::new(clock.clone())),
             views: views.clone(),
             store: opened.store.clone(),
-            store_id: member.store_id,
+            fences: Fences::new(views.clone(), member.store_id, opened.store.durable()),
             heard: Arc::new(Heard::default()),
             routes: Arc::default(),
             net: Arc::new(net.clone()),

@@ -68,6 +68,8 @@ pub(super) fn plan(dev: &Dev) -> Result<Vec<Node>, CliError> {
                     ] {
                         args.extend([flag.to_owned(), value]);
                     }
+                    // More nodes than the data has join it.
+                    args.push("--auto-join".to_owned());
                     args.extend(dev.more.iter().cloned());
                     Node {
                         name: name(i),

@@ -257,3 +257,54 @@ async fn a_node_joins_and_another_takes_a_place_with_nothing_missing() {
         run.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_excused_node_that_runs_hears_of_it_and_stops() {
+    let (net, homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
+    let mut runs = three(&net, &homes, 10).await;
+    let change = ringfort_ring::Change::Excuse(NodeName::new("b").expect("valid"));
+    let changes = ringfort_ring::encode_changes(&[change]);
+    let hash = runs[0].plan(&changes).await.expect("fits").hash;
+    assert_eq!(runs[0].commit(&changes, hash).await, Ok(2));
+    let ended = runs.remove(1).ended().await;
+    assert!(
+        matches!(&ended, Err(Fatal::Out(why)) if why.contains("was excused")),
+        "{ended:?}"
+    );
+    runs[0].put("k", "v").await.expect("two are a quorum");
+    for run in runs {
+        run.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_auto_join_nodes_that_wait_are_added_by_themselves() {
+    let (net, homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
+    let auto = |name: &'static str| Config {
+        auto_join: true,
+        ..config(name, &ABC)
+    };
+    let pairs = ABC.into_iter().zip(&homes).zip(10..);
+    let mut runs: Vec<Run> = pairs
+        .map(|((name, home), seed)| start_with(&net, home, name, auto(name), seed))
+        .collect();
+    for run in &mut runs {
+        run.ready().await;
+    }
+    runs[0].put("k", "v").await.expect("a quorum");
+    let more = [Home::new(), Home::new()];
+    for ((name, home), seed) in ["d", "e"].into_iter().zip(&more).zip(20..) {
+        runs.push(start_with(&net, home, name, seeded(name, "a:7500"), seed));
+    }
+    for run in &mut runs[3..] {
+        assert!(!run.ready().await, "new here");
+    }
+    for run in &runs {
+        run.shows(|shown| shown.live.len() == 1 && shown.live[0].members.len() == 5)
+            .await;
+        assert_eq!(run.get("k").await.expect("a quorum"), ["v"]);
+    }
+    for run in runs {
+        run.stop().await;
+    }
+}
