@@ -61,6 +61,28 @@ pub struct NodeStatus {
     pub last_seen_ms: u64,
     /// Partitions whose copy does not count toward R.
     pub unsynced: u64,
+    /// How far it is with what the newest layout gives it, if anything.
+    pub receiving: Option<Receiving>,
+}
+
+/// How far a node is with the partitions that a layout gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Receiving {
+    /// The epoch of that layout.
+    pub epoch: u64,
+    /// Partitions that it is given.
+    pub partitions: u64,
+    /// Of them, those that it has received whole.
+    pub received: u64,
+    /// Of them, those of which too few old owners are left.
+    pub lost: u64,
+    /// Bytes received, since its process began with it.
+    pub bytes: u64,
+    /// Bytes a second, since then.
+    pub bytes_per_s: u64,
+    /// Milliseconds that the rest takes at this rate; 0: done, or unknown.
+    pub left_ms: u64,
 }
 
 /// The layout that clients route by.
@@ -199,6 +221,15 @@ fn node_status(wire: v1::NodeStatus) -> NodeStatus {
         hints: wire.hints,
         last_seen_ms: wire.last_seen_ms,
         unsynced: wire.unsynced,
+        receiving: wire.receiving.map(|receiving| Receiving {
+            epoch: receiving.epoch,
+            partitions: receiving.partitions,
+            received: receiving.received,
+            lost: receiving.lost,
+            bytes: receiving.bytes,
+            bytes_per_s: receiving.bytes_per_s,
+            left_ms: receiving.left_ms,
+        }),
     }
 }
 

@@ -10,7 +10,7 @@ mod put;
 mod scan;
 
 pub use self::{
-    admin::{ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus},
+    admin::{ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus, Receiving},
     batch::{BatchGet, BatchWrite, Mutation},
     delete::Delete,
     get::Get,

@@ -161,39 +161,58 @@ fn status(
     answers: &Answers,
     health: impl Fn(StoreId) -> Option<NodeHealth>,
 ) -> v1::StatusResponse {
-    let members = view.layout().members();
-    let said: Vec<Option<&peer::HelloResponse>> = members
-        .iter()
-        .enumerate()
-        .map(|(index, member)| match answers.get(&member.store_id) {
-            _ if Some(index) == view.me() => Some(me),
-            answer => answer?.as_ref(),
+    let said = |store: StoreId| match answers.get(&store) {
+        _ if store == view.my_store() => Some(me),
+        answer => answer?.as_ref(),
+    };
+    let readers = view.layout().members();
+    // Also those that come, and those that go.
+    let nodes: Vec<v1::NodeStatus> = view
+        .members()
+        .map(|member| {
+            let (said, health) = (said(member.store_id), health(member.store_id));
+            let reader = readers.iter().position(|r| r.store_id == member.store_id);
+            let told = view.unsynced_of(member.store_id).map_or(0, BTreeSet::len);
+            v1::NodeStatus {
+                name: member.name.to_string(),
+                state: state(said, health).to_owned(),
+                zone: member.zone.clone(),
+                capacity: capacity_of_tokens(member.tokens),
+                owned: reader.map_or(0, |index| view.placement().owned_count(index) as u64),
+                keys: said.map_or(0, |answer| answer.keys),
+                hints: said.map_or(0, |answer| answer.hints),
+                last_seen_ms: health.map_or(0, |health| health.silence_ms),
+                unsynced: said.map_or(told, |answer| answer.unsynced.len()) as u64,
+                receiving: said.and_then(receiving),
+            }
         })
         .collect();
-    let nodes = members
-        .iter()
-        .zip(&said)
-        .enumerate()
-        .map(|(index, (member, said))| v1::NodeStatus {
-            name: member.name.to_string(),
-            state: state(*said, health(member.store_id)).to_owned(),
-            zone: member.zone.clone(),
-            capacity: capacity_of_tokens(member.tokens),
-            owned: view.placement().owned_count(index) as u64,
-            keys: said.map_or(0, |answer| answer.keys),
-            hints: said.map_or(0, |answer| answer.hints),
-            last_seen_ms: health(member.store_id).map_or(0, |health| health.silence_ms),
-            unsynced: said.map_or(view.unsynced(index).len(), |a| a.unsynced.len()) as u64,
-        })
-        .collect();
+    let left = |node: &v1::NodeStatus| {
+        let receiving = node.receiving.as_ref();
+        receiving.map_or(0, |r| r.partitions.saturating_sub(r.received))
+    };
+    let readers: Vec<_> = readers.iter().map(|member| said(member.store_id)).collect();
     v1::StatusResponse {
         cluster_id: view.cluster().0,
         epoch: view.epoch().0,
+        moving: nodes.iter().map(left).sum(),
         nodes,
-        under_replicated: under_replicated(view, &said),
-        moving: 0,
+        under_replicated: under_replicated(view, &readers),
         waiting: Vec::new(),
     }
+}
+
+fn receiving(said: &peer::HelloResponse) -> Option<v1::Receiving> {
+    let transfer = said.transfer.as_ref().filter(|t| t.epoch != 0)?;
+    Some(v1::Receiving {
+        epoch: transfer.epoch,
+        partitions: transfer.partitions,
+        received: transfer.received,
+        lost: transfer.lost,
+        bytes: transfer.bytes,
+        bytes_per_s: transfer.bytes_per_s,
+        left_ms: transfer.left_ms,
+    })
 }
 
 fn state(said: Option<&peer::HelloResponse>, health: Option<NodeHealth>) -> &'static str {

@@ -218,7 +218,9 @@ impl Mover {
         // Amended meanwhile, it is the same layout; nothing else can follow before this.
         debug_assert!(view.epoch() <= self.parts.views.current().epoch());
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
-        self.raise(trackers)
+        let turn = self.raise(trackers)?;
+        self.tell_progress();
+        Ok(turn)
     }
 
     /// Another layout: nothing of it is received yet.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringfort_ring::{Change, NodeName, encode_changes};
 
 use super::*;
+use crate::config::ByteSize;
 
 const ABCD: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -181,6 +182,64 @@ async fn capacities_change_while_clients_write() {
     let back = set(&[("a", 256), ("b", 64), ("c", 1024), ("d", 1024)]);
     keys += changed_under_writes(&runs, "back", &back).await;
     holds_three_of_each(&runs[0], keys).await;
+    for run in runs {
+        run.stop().await;
+    }
+}
+
+/// A node stops while it receives: what it has whole it does not receive again, and the rest comes after its start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_goes_on_after_a_restart() {
+    let (net, homes) = (MemNet::default(), homes(4));
+    let slow = |node: &str| {
+        let mut config = config(node, &ABCD);
+        config.transfer_rate = ByteSize(1 << 10);
+        config
+    };
+    let mut runs = Vec::new();
+    for ((node, home), seed) in ABCD.into_iter().zip(&homes).zip(10..) {
+        runs.push(start_with(&net, home, node, slow(node), seed));
+    }
+    for run in &mut runs {
+        run.ready().await;
+    }
+    for n in 0..FILLED {
+        let key = format!("old-{n}");
+        runs[0].put(&key, &key).await.expect("a quorum");
+    }
+    let epoch = runs[1].change(&remove("d")).await;
+    let of_a = async |runs: &[Run]| runs[1].status().await.nodes[0].receiving;
+    let midway = async {
+        loop {
+            match of_a(&runs).await {
+                Some(a) if a.received > 0 => return a,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let midway = tokio::time::timeout(HANG, midway).await;
+    let before = midway.expect("it receives");
+    assert!(before.received < before.partitions, "{before:?}");
+    assert!(before.bytes > 0 && before.bytes_per_s > 0, "{before:?}");
+    assert!(runs[1].status().await.moving > 0);
+    runs.remove(0).stop().await;
+    let d = runs.pop().expect("four");
+    let mut a = start(&net, &homes[0], "a", &ABCD, 50);
+    assert!(a.ready().await);
+    runs.insert(0, a);
+    for run in &runs {
+        run.settles(epoch + 1).await;
+    }
+    assert!(matches!(d.ended().await, Err(Fatal::Out(_))));
+    let after = of_a(&runs).await.expect("it received the rest");
+    assert_eq!(after.partitions, after.received);
+    assert!(
+        after.bytes < before.bytes * after.partitions / before.received,
+        "the rest alone: {before:?}, {after:?}"
+    );
+    for run in &runs {
+        check(run, "old", FILLED).await;
+    }
     for run in runs {
         run.stop().await;
     }
