@@ -311,6 +311,29 @@ impl View {
         }
     }
 
+    /// What this store owns by the only live layout, each with the stores of its other owners; nothing while two are live.
+    pub fn owned(&self) -> Vec<Acquisition> {
+        let [live] = &self.live[..] else {
+            return Vec::new();
+        };
+        let store = |owner: &u16| live.layout.members()[usize::from(*owner)].store_id;
+        let mine = live.layout.partition_ids().filter(|p| live.is_mine(*p));
+        let owned = mine.map(|partition| {
+            let owners = live.owners(partition).iter().map(store);
+            Acquisition {
+                partition,
+                from: owners.filter(|owner| *owner != self.store).collect(),
+            }
+        });
+        owned.collect()
+    }
+
+    /// Whether this store tells another owner what it holds of `partition`, by the only live layout: all that it should.
+    pub fn repairs(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        let is_live = self.live.len() == 1 && self.layout().epoch() == epoch;
+        is_live && self.answers_reads(partition)
+    }
+
     /// Whether this store owns `partition` by a live layout.
     pub fn owns(&self, partition: PartitionId) -> bool {
         self.live.iter().any(|live| live.is_mine(partition))

@@ -16,6 +16,8 @@ pub struct Known<'a> {
     pub me: StoreId,
     /// What the newer of two live layouts gives it.
     pub acquired: &'a [Acquisition],
+    /// What it owns by the only live layout, and who owns it beside this store.
+    pub owned: &'a [Acquisition],
     /// Whether its copy of a partition holds all that it should, durably said.
     pub is_synced: &'a dyn Fn(PartitionId) -> bool,
 }
@@ -35,6 +37,8 @@ pub enum Task {
     Flip(Trackers),
     /// Propose this decree.
     Retire(Box<Decree>),
+    /// Receive from all other owners what is missing here: the copy of a new directory, or of one that has forgotten something.
+    Repair(Receiving),
     /// Nothing, but what no live layout gives this store may be forgotten.
     Rest,
 }
@@ -83,7 +87,11 @@ pub fn next(known: &Known<'_>) -> Task {
             ..mine
         }),
         Step::Retire(decree) => Task::Retire(decree),
-        Step::Settled | Step::Wait(_) => Task::Rest,
+        Step::Settled => match repairing(known) {
+            none if none == Receiving::default() => Task::Rest,
+            missing => Task::Repair(missing),
+        },
+        Step::Wait(_) => Task::Rest,
     }
 }
 
@@ -104,6 +112,27 @@ fn receiving(known: &Known<'_>) -> Receiving {
         }
     }
     receiving
+}
+
+/// What is missing here, by all other owners: a copy that was exchanged with each of them, all of them synced, holds whatever
+/// any quorum did. Without other owners, or while one is excused, nobody can tell, and it stays missing.
+fn repairing(known: &Known<'_>) -> Receiving {
+    let is_off = |store: &StoreId| known.history.decree().excused().contains_key(store);
+    let mut missing = Receiving::default();
+    for owned in known
+        .owned
+        .iter()
+        .filter(|o| !(known.is_synced)(o.partition))
+    {
+        let partition = owned.partition;
+        if owned.from.is_empty() || owned.from.iter().any(is_off) {
+            continue;
+        }
+        let mut from = owned.from.clone();
+        from.rotate_left(partition.0 as usize % owned.from.len());
+        missing.ready.push(Receipt { partition, from });
+    }
+    missing
 }
 
 /// How far one partition is received. Kept in memory alone: after a crash it begins anew, and merging twice is harmless.

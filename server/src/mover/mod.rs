@@ -19,7 +19,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use ringfort_ring::{Decree, PartitionId, StoreId, Trackers};
-use ringfort_storage::Store;
+use ringfort_storage::{Store, identity::Unsynced};
 use tokio::{sync::watch, task::JoinSet};
 
 use self::{
@@ -158,6 +158,12 @@ impl Mover {
                 self.acknowledge(&view, partitions, trackers).await
             }
             Task::Receive(receiving) => self.receive(&view, receiving).await,
+            Task::Repair(missing) if self.is_swept(&view) => {
+                match self.receive(&view, missing).await? {
+                    Turn::Wait(_) => Ok(Turn::Wait(LOOK)),
+                    Turn::Again => Ok(Turn::Again),
+                }
+            }
             Task::Merged(trackers) => self.raise(trackers),
             Task::Flip(trackers) => {
                 // What was unsynced before is not any more, and is counted on from here.
@@ -165,7 +171,7 @@ impl Mover {
                 self.raise(trackers)
             }
             Task::Retire(decree) => Ok(self.retire(*decree).await),
-            Task::Rest => self.sweep(view).await,
+            Task::Repair(_) | Task::Rest => self.sweep(view).await,
         }
     }
 
@@ -173,10 +179,15 @@ impl Mover {
         let me = self.parts.council.me();
         let acquired = view.acquired();
         let identity = self.parts.store.identity().current();
+        let owned = match identity.unsynced {
+            Unsynced::None => Vec::new(),
+            _ => view.owned(),
+        };
         next(&Known {
             history: view.history(),
             me,
             acquired: &acquired,
+            owned: &owned,
             is_synced: &|partition| !identity.unsynced.contains(partition.0),
         })
     }
@@ -253,12 +264,16 @@ impl Mover {
         }
     }
 
+    fn is_swept(&self, view: &View) -> bool {
+        self.swept.as_ref() == Some(view.history().decree())
+    }
+
     /// Forgets what no live layout gives this store.
     async fn sweep(&mut self, view: Arc<View>) -> Result<Turn, End> {
-        let decree = view.history().decree();
-        if self.swept.as_ref() == Some(decree) {
+        if self.is_swept(&view) {
             return Ok(Turn::Wait(LOOK));
         }
+        let decree = view.history().decree();
         let all = view.layout().partition_ids();
         let foreign: Vec<PartitionId> = all.filter(|partition| !view.owns(*partition)).collect();
         // A newer decree may give some of it to this store.

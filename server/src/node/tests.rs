@@ -306,11 +306,26 @@ async fn a_restored_directory_counts_toward_no_read() {
     }
     c.stop().await;
     homes[2] = backup;
+    // Without b nobody can tell all that is missing.
+    runs.pop().expect("two").stop().await;
     let mut c = start(&net, &homes[2], "c", &ABC, 41);
     assert!(c.ready().await);
     let status = c.status().await;
     assert_eq!(status.nodes[2].unsynced, PARTITIONS, "{status:?}");
-    assert_eq!(c.get("k7").await.expect("the others are enough"), ["v"]);
+    let refused = c.get("k7").await.expect_err("only a's copy counts");
+    let failure = Failure::from_status(&refused).expect("typed");
+    assert_eq!(failure.reason, Reason::QuorumUnavailable);
+    let mut b = start(&net, &homes[1], "b", &ABC, 42);
+    b.ready().await;
+    assert_eq!(b.get("k7").await.expect("the others are enough"), ["v"]);
+    runs.push(b);
+    let repaired = async {
+        while c.status().await.nodes[2].unsynced > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let repaired = tokio::time::timeout(HANG, repaired).await;
+    repaired.expect("what is missing comes from the others");
     c.stop().await;
     for run in runs {
         run.stop().await;

@@ -96,11 +96,11 @@ impl Giver {
             return Err(Failure::new(Reason::BadRequest, words));
         }
         let (partition, epoch) = (PartitionId(request.partition), Epoch(request.layout));
-        if view.hands_over(partition, epoch) {
+        if view.hands_over(partition, epoch) || view.repairs(partition, epoch) {
             return Ok(());
         }
         let newest = view.history().decree().newest().epoch();
-        if newest > epoch || view.live().len() == 1 && newest == epoch {
+        if newest > epoch || view.live().len() == 1 && newest == epoch && !view.owns(partition) {
             let words = format!("layout {epoch} gives nothing away any more");
             return Err(Failure::new(Reason::StaleEpoch, words).with("epoch", view.epoch()));
         }

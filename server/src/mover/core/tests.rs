@@ -56,6 +56,7 @@ impl Worker {
             history: &self.history,
             me: self.me,
             acquired: &self.acquired,
+            owned: &[],
             is_synced: &|partition| self.synced.contains(&partition),
         })
     }
@@ -206,4 +207,41 @@ fn a_partition_is_streamed_from_one_and_compared_with_the_others() {
     stage.advance(StoreId(4), b"", 0);
     assert_eq!((stage.next(&from), stage.sequence), (None, 9));
     assert_eq!(Stage::default().next(&[]), None, "nobody is left");
+}
+
+/// One layout is live: what is missing comes from all other owners, and from none while one of them is excused.
+#[test]
+fn what_is_missing_is_asked_of_all_other_owners() {
+    let members = (1..=3).map(member).collect();
+    let layout = Layout::new(Epoch(1), 16, 3, members).expect("valid");
+    let founded = Decree::founding(layout);
+    let others = |from: &[u64]| Acquisition {
+        partition: PartitionId(1),
+        from: from.iter().copied().map(StoreId).collect(),
+    };
+    let task = |decree: &Decree, owned: &[Acquisition], synced: bool| {
+        next(&Known {
+            history: &History::new(Arc::new(decree.clone())),
+            me: StoreId(1),
+            acquired: &[],
+            owned,
+            is_synced: &|_| synced,
+        })
+    };
+    let missing = task(&founded, &[others(&[2, 3])], false);
+    let Task::Repair(Receiving { ready, .. }) = missing else {
+        panic!("{missing:?}");
+    };
+    assert_eq!(ready.len(), 1);
+    let mut from = ready[0].from.clone();
+    from.sort();
+    assert_eq!(from, [StoreId(2), StoreId(3)]);
+    assert_eq!(task(&founded, &[others(&[2, 3])], true), Task::Rest);
+    assert_eq!(
+        task(&founded, &[others(&[])], false),
+        Task::Rest,
+        "nobody can tell"
+    );
+    let excused = apply(&founded, &[Change::Excuse(member(3).name)]).expect("fits");
+    assert_eq!(task(&excused, &[others(&[2, 3])], false), Task::Rest);
 }
