@@ -37,6 +37,8 @@ pub enum Role {
 #[derive(Default)]
 struct Status {
     role: Role,
+    /// It has ended because the cluster goes on without it.
+    out: bool,
     /// The newest epoch that the role comes from.
     epoch: u64,
     ready: bool,
@@ -66,7 +68,11 @@ impl SimNode {
 
     /// Whether it belongs to the cluster, as far as operators have seen.
     pub fn role(&self) -> Role {
-        self.status().role
+        let status = self.status();
+        match status.out {
+            true => Role::Gone,
+            false => status.role,
+        }
     }
 
     /// An operator has seen the layouts of `epoch`.
@@ -125,6 +131,7 @@ impl SimNode {
         let mut status = self.status();
         *status = Status {
             role: status.role,
+            out: status.out,
             epoch: status.epoch,
             starts: status.starts,
             ..Status::default()
@@ -160,6 +167,7 @@ impl SimNode {
         let mut status = self.status();
         status.ready = false;
         status.store = None;
+        status.out = matches!(ended, Err(Fatal::Out(_) | Fatal::Retired(_)));
         status.ended = Some(ended);
     }
 

@@ -202,6 +202,9 @@ fn objection(founder: &Founder, addr: &str, answer: &Answer) -> Option<String> {
         Standing::Member(_) => None,
         Standing::Accepted(decree) => {
             let listed = decree.layout.member(me);
+            if listed.is_none() && founder.initial.is_empty() {
+                return None; // It comes by its seeds, to the cluster that is being founded.
+            }
             (listed.map(|m| m.store_id) != Some(founder.me.store_id)).then(|| {
                 format!(
                     "{name} ({addr}) holds an unfinished decree that lists another store for {me}: \

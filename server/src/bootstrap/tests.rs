@@ -122,6 +122,21 @@ fn a_silent_seed_holds_up_a_proposal() {
 }
 
 #[test]
+fn who_comes_by_seeds_waits_for_a_cluster_that_is_being_founded() {
+    let mut fifth = founder("e", 5, &[]);
+    fifth.seeds.insert("a:7500".to_owned());
+    let founding = Standing::Accepted(decree(9, three()));
+    let list = [("a", answer("a", 1, founding.clone()))];
+    let action = step(&fifth, &Standing::Empty, &list);
+    assert!(matches!(action, Action::Wait(why) if why.contains("no seed is a member")));
+    // One that the decree lists with another store is no stranger to it.
+    let mut third = founder("c", 7, &[]);
+    third.seeds.insert("a:7500".to_owned());
+    let action = step(&third, &Standing::Empty, &list);
+    assert!(matches!(action, Action::Refuse(why) if why.contains("another store for c")));
+}
+
+#[test]
 fn an_empty_node_joins_a_cluster_and_founds_none_beside_it() {
     for (members, silent) in [(three(), "c"), (vec![member("x", 1)], "b")] {
         let cluster = decree(9, members);

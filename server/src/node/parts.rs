@@ -92,6 +92,9 @@ pub enum Fatal {
     /// It cannot go on: nobody knows what is on disk. The next start recovers what is durable.
     #[error("{0}")]
     Storage(String),
+    /// The cluster goes on without the store of this directory, and it was not started.
+    #[error("{0}")]
+    Retired(String),
     /// The cluster goes on without this node's store; it has stopped as it should.
     #[error("{0}")]
     Out(String),

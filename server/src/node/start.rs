@@ -133,10 +133,10 @@ pub fn check_part(part: Part, newest: &Decree, me: &Member) -> Result<(), Fatal>
             }
             Ok(())
         }
-        Part::Excused => Err(Fatal::Start(format!(
+        Part::Excused => Err(Fatal::Retired(format!(
             "{name} was excused (`layout excuse`), so its store {store_id} is refused for good: {again}"
         ))),
-        Part::Removed => Err(Fatal::Start(match listed {
+        Part::Removed => Err(Fatal::Retired(match listed {
             Some(listed) => format!(
                 "the store {} has taken the place of {store_id} as {name}'s, so this directory is refused for good: {again}",
                 listed.store_id
