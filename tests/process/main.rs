@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cluster;
+mod elastic;
 mod kill;
 mod main_job;
 mod small_disk;
