@@ -31,6 +31,8 @@ pub struct Node {
     pub peer: SocketAddr,
     pub http: SocketAddr,
     pub data_dir: PathBuf,
+    /// Whether it came to a cluster that was there.
+    joins: bool,
     process: Option<Child>,
 }
 
@@ -71,6 +73,7 @@ impl Cluster {
                 peer: ports[3 * i + 1],
                 http: ports[3 * i + 2],
                 data_dir: dir.path().join(format!("n{}", i + 1)),
+                joins: false,
                 process: None,
             })
             .collect();
@@ -99,6 +102,23 @@ impl Cluster {
         for i in 0..self.nodes.len() {
             self.wait_ready(i);
         }
+    }
+
+    /// Starts a node that is on no list and is to find the cluster by a seed; does not wait for it. Gives its number.
+    pub fn join(&mut self, name: &str) -> usize {
+        let ports = free_ports(3);
+        self.nodes.push(Node {
+            name: name.to_owned(),
+            client: ports[0],
+            peer: ports[1],
+            http: ports[2],
+            data_dir: self.dir.path().join(format!("{name}-{}", ports[0].port())),
+            joins: true,
+            process: None,
+        });
+        let i = self.nodes.len() - 1;
+        self.spawn(i);
+        i
     }
 
     /// Gives each node a disk of its own of `bytes`. To be called before any is started.
@@ -142,7 +162,10 @@ impl Cluster {
             .args(["--client-addr", &node.client.to_string()])
             .args(["--peer-addr", &node.peer.to_string()])
             .args(["--http-addr", &node.http.to_string()])
-            .args(["--initial", &self.initial])
+            .args(match node.joins {
+                true => ["--seeds".to_owned(), self.nodes[0].peer.to_string()],
+                false => ["--initial".to_owned(), self.initial.clone()],
+            })
             .args(&self.extra);
         command
     }
@@ -214,6 +237,17 @@ impl Cluster {
         panic!("{} did not end after SIGTERM:\n{}", i, self.log(i));
     }
 
+    /// Waits until node `i` ends by itself.
+    pub fn ended(&mut self, i: usize) -> ExitStatus {
+        for _ in 0..EXIT_LOOKS_MAX {
+            if let Some(status) = self.reap(i) {
+                return status;
+            }
+            std::thread::sleep(LOOK);
+        }
+        panic!("{} does not end:\n{}", self.nodes[i].name, self.log(i));
+    }
+
     /// Sends a signal to node `i`, if it runs.
     pub fn signal(&self, i: usize, number: i32) {
         if let Some(child) = &self.nodes[i].process {
@@ -247,7 +281,8 @@ impl Cluster {
         http::status(&self.nodes[i].http.to_string(), "/readyz") == Some(200)
     }
 
-    fn wait_ready(&mut self, i: usize) {
+    /// Waits until node `i` serves clients.
+    pub fn wait_ready(&mut self, i: usize) {
         for _ in 0..READY_LOOKS_MAX {
             if self.is_ready(i) {
                 return;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cluster;
 mod elastic;
+mod join;
 mod kill;
 mod main_job;
 mod small_disk;

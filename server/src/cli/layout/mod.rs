@@ -3,7 +3,7 @@
 mod show;
 mod staged;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use ringfort_client::{Client, Layouts};
 use ringfort_proto::v1;
@@ -20,6 +20,11 @@ use super::{
     out::Out,
     runtime,
 };
+
+/// A name that no node has heard of is asked for again after this …
+const HEARSAY_LOOK: Duration = Duration::from_millis(300);
+/// … so many times: longer than news take to be with all nodes.
+const HEARSAY_LOOKS: u32 = 10;
 
 /// `ringfort layout`: who is in the cluster, and how that changes.
 #[derive(Debug, clap::Args)]
@@ -204,7 +209,7 @@ async fn joiner(client: &Client, layouts: &Layouts, node: &str) -> Result<Member
     let member = if node.contains(':') {
         client.describe_node(node).await?
     } else {
-        waiting(layouts, node)?
+        named(client, layouts, node).await?
     };
     Ok(Member {
         name: node_name(&member.name)?,
@@ -225,6 +230,19 @@ fn member(layouts: &Layouts, name: &str) -> Result<NodeName, CliError> {
         return node_name(name);
     }
     Err(CliError::usage(format!("no member is called {name}")))
+}
+
+/// The node of that name that waits, asked for again for a while: the node that answers may not have heard of it yet.
+async fn named(client: &Client, layouts: &Layouts, name: &str) -> Result<v1::Member, CliError> {
+    let mut found = waiting(layouts, name);
+    for _ in 0..HEARSAY_LOOKS {
+        if found.is_ok() {
+            break;
+        }
+        tokio::time::sleep(HEARSAY_LOOK).await;
+        found = waiting(&client.layouts().await?, name);
+    }
+    found
 }
 
 /// The one node of that name that waits to be added.
