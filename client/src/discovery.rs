@@ -30,6 +30,8 @@ const ASK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const UNSYNCED_INTERVAL: Duration = Duration::from_secs(15);
 /// How long one node has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the nodes that are new in a layout have to answer before it is routed by.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// When the next node is asked beside one that has not answered.
 const STAGGER: Duration = Duration::from_millis(150);
 
@@ -89,7 +91,16 @@ pub(crate) async fn run(inner: Weak<Inner>, signals: Arc<Signals>) {
         let Some(strong) = inner.upgrade() else {
             return;
         };
-        let outcome = fetched.and_then(|layout| strong.install(layout));
+        let newcomers = match &fetched {
+            Ok(layout) => strong.newcomers(layout),
+            Err(_) => Vec::new(),
+        };
+        drop(strong);
+        open(&newcomers).await;
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
+        let outcome = fetched.and_then(|layout| strong.install(layout, &newcomers));
         if let Err(error) = &outcome {
             tracing::debug!(%error, "no layout");
         }
@@ -135,6 +146,15 @@ async fn fetch(nodes: Vec<Arc<Session>>) -> Result<GetLayoutResponse, Error> {
             () = sleep(STAGGER), if nodes.len() > 0 => asked.extend(nodes.next().map(ask)),
             else => return Err(error),
         }
+    }
+}
+
+/// Connects to nodes before anything is sent to them, for a moment: what does not answer is found out by its calls.
+async fn open(nodes: &[Arc<Session>]) {
+    let asked = nodes.iter().map(|node| ask(Arc::clone(node)));
+    let opened = timeout(OPEN_TIMEOUT, futures::future::join_all(asked)).await;
+    if opened.is_err() {
+        tracing::debug!("a node of the new layout does not answer yet");
     }
 }
 

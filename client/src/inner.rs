@@ -161,7 +161,12 @@ impl Inner {
     ///
     /// # Errors
     /// The layout is of another cluster, or not valid; nothing changed.
-    pub(crate) fn install(&self, wire: GetLayoutResponse) -> Result<(), Error> {
+    /// `opened` are sessions with nodes that are new in it.
+    pub(crate) fn install(
+        &self,
+        wire: GetLayoutResponse,
+        opened: &[Arc<Session>],
+    ) -> Result<(), Error> {
         let node = wire.node;
         let old = self.view();
         let epoch = wire.read_layout.as_ref().map_or(0, |layout| layout.epoch);
@@ -173,19 +178,18 @@ impl Inner {
                 );
                 return Err(Error::wrong_cluster(&node, words));
             }
-            if epoch < old.epoch() {
+            // Amendments change addresses, and only the newest epoch with them.
+            if (epoch, wire.newest_epoch) < (old.epoch(), old.newest) {
                 return Ok(());
             }
         }
-        let ring = match &old {
-            Some(old) if old.epoch() == epoch => Arc::clone(&old.ring),
-            _ => Arc::new(Ring::from_wire(wire.read_layout).map_err(|why| {
-                Error::config(format!(
-                    "node {node} gave a layout that cannot be used: {why}"
-                ))
-            })?),
-        };
-        let sessions = self.sessions_for(&ring, old.as_deref())?;
+        let known = old.as_ref().map(|old| &old.ring);
+        let ring = Ring::from_wire(wire.read_layout, known).map_err(|why| {
+            Error::config(format!(
+                "node {node} gave a layout that cannot be used: {why}"
+            ))
+        })?;
+        let sessions = self.sessions_for(&ring, old.as_deref(), opened)?;
         let is_member =
             |seed: &&Arc<Session>| !sessions.iter().any(|session| Arc::ptr_eq(session, seed));
         let seeds = self.seeds.iter().filter(is_member).cloned().collect();
@@ -201,6 +205,7 @@ impl Inner {
         self.parts.signals.know(epoch, wire.newest_epoch);
         let view = View {
             cluster: wire.cluster_id,
+            newest: wire.newest_epoch,
             ring,
             unsynced,
             sessions,
@@ -220,12 +225,18 @@ impl Inner {
     }
 
     /// The members' sessions, those kept whose address is the same.
-    fn sessions_for(&self, ring: &Ring, old: Option<&View>) -> Result<Vec<Arc<Session>>, Error> {
+    fn sessions_for(
+        &self,
+        ring: &Ring,
+        old: Option<&View>,
+        opened: &[Arc<Session>],
+    ) -> Result<Vec<Arc<Session>>, Error> {
         let known = old.map(|view| view.sessions.as_slice()).unwrap_or_default();
         let session = |address: &str| {
             let kept = known
                 .iter()
                 .chain(&self.seeds)
+                .chain(opened)
                 .find(|session| session.address() == address);
             kept.map_or_else(
                 || Session::new(address, self.parts.clone()),
@@ -236,6 +247,23 @@ impl Inner {
             .members()
             .iter()
             .map(|member| session(&member.client_addr))
+            .collect()
+    }
+
+    /// Sessions with the nodes of a layout that this client has none with, to be opened before it is routed by. None for the
+    /// first layout: somebody waits for that.
+    pub(crate) fn newcomers(&self, wire: &GetLayoutResponse) -> Vec<Arc<Session>> {
+        let (Some(old), Some(layout)) = (self.view(), &wire.read_layout) else {
+            return Vec::new();
+        };
+        let is_known = |address: &str| {
+            let mut known = old.sessions.iter().chain(&self.seeds);
+            known.any(|session| session.address() == address)
+        };
+        let new = layout.members.iter().map(|member| &member.client_addr);
+        // What is no address is found by `install`.
+        new.filter(|address| !is_known(address))
+            .filter_map(|address| Session::new(address, self.parts.clone()).ok())
             .collect()
     }
 

@@ -34,13 +34,22 @@ pub(crate) enum BadLayout {
 }
 
 impl Ring {
-    pub(crate) fn from_wire(wire: Option<v1::Layout>) -> Result<Self, BadLayout> {
+    /// The ring of a layout that came; of one that is `known`, amended at most, owners are the same.
+    pub(crate) fn from_wire(
+        wire: Option<v1::Layout>,
+        known: Option<&Arc<Ring>>,
+    ) -> Result<Arc<Self>, BadLayout> {
         let wire = wire.ok_or(BadLayout::Missing)?;
         let members: Result<Vec<Member>, NodeNameError> =
             wire.members.into_iter().map(member).collect();
         let layout = Layout::new(Epoch(wire.epoch), wire.partitions, wire.replicas, members?)?;
-        let placement = Placement::compute(&layout)?;
-        Ok(Ring { layout, placement })
+        let known = known.filter(|known| known.layout.epoch() == layout.epoch());
+        let placement = match known {
+            Some(known) if known.layout == layout => return Ok(Arc::clone(known)),
+            Some(known) => known.placement.clone(),
+            None => Placement::compute(&layout)?,
+        };
+        Ok(Arc::new(Ring { layout, placement }))
     }
 }
 
@@ -61,6 +70,8 @@ fn member(wire: v1::Member) -> Result<Member, NodeNameError> {
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) cluster: u64,
+    /// The newest epoch that was known to whom the layout came from.
+    pub(crate) newest: u64,
     pub(crate) ring: Arc<Ring>,
     /// Per member, the partitions that it owns and does not hold whole.
     pub(crate) unsynced: Vec<BTreeSet<u32>>,
@@ -192,5 +203,33 @@ mod tests {
     fn turning_visits_each_once() {
         assert_eq!(turned(3, 7).collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(turned(0, 7).count(), 0);
+    }
+
+    #[test]
+    fn an_amended_layout_has_new_addresses_and_the_same_owners() {
+        let member = |number: u64, host: &str| v1::Member {
+            name: format!("n{number}"),
+            placement_id: number,
+            store_id: number,
+            tokens: 256,
+            client_addr: format!("{host}:7400"),
+            ..v1::Member::default()
+        };
+        let layout = |epoch, host| {
+            Some(v1::Layout {
+                epoch,
+                partitions: 8,
+                replicas: 2,
+                members: vec![member(1, host), member(2, "b"), member(3, "c")],
+            })
+        };
+        let first = Ring::from_wire(layout(1, "a"), None).expect("valid");
+        let same = Ring::from_wire(layout(1, "a"), Some(&first)).expect("valid");
+        assert!(Arc::ptr_eq(&first, &same));
+        let moved = Ring::from_wire(layout(1, "x"), Some(&first)).expect("valid");
+        assert_eq!(moved.layout.members()[0].client_addr, "x:7400");
+        assert_eq!(moved.placement, first.placement);
+        let next = Ring::from_wire(layout(2, "x"), Some(&moved)).expect("valid");
+        assert_eq!(next.layout.epoch(), Epoch(2));
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn wire_layout(state: &State) -> v1::Layout {
 
 /// Where a key lives.
 pub(super) fn locate(state: &State, key: &v1::Key) -> v1::WhereResponse {
-    let ring = Ring::from_wire(Some(wire_layout(state))).expect("the fake's layout is valid");
+    let ring = Ring::from_wire(Some(wire_layout(state)), None).expect("the fake's layout is valid");
     let token = token_of(key);
     let partition = ring.layout.partition_of(token);
     let names = |indices: &[u16]| {
