@@ -64,7 +64,7 @@ async fn repaired(run: &Run, name: &str) {
 
 fn refused(ended: Result<(), Fatal>, words: &str) {
     assert!(
-        matches!(&ended, Err(Fatal::Start(why)) if why.contains(words)),
+        matches!(&ended, Err(Fatal::Start(why) | Fatal::Retired(why)) if why.contains(words)),
         "{words}: {ended:?}"
     );
 }

@@ -165,7 +165,7 @@ async fn a_node_is_removed_while_clients_write() {
     }
     let ended = start(&net, &homes[3], "d", &ABCD, 50).ended().await;
     assert!(
-        matches!(&ended, Err(Fatal::Start(why)) if why.contains("was removed")),
+        matches!(&ended, Err(Fatal::Retired(why)) if why.contains("was removed")),
         "{ended:?}"
     );
 }
