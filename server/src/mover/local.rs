@@ -8,7 +8,7 @@ use ringfort_ring::PartitionId;
 use ringfort_storage::{
     Key, Store,
     store::{EraseError, Erased, StoreFull},
-    version::Object,
+    version::{ActorId, Object},
 };
 use tokio::sync::oneshot;
 
@@ -65,17 +65,31 @@ impl Local {
         }
     }
 
-    /// Says durably of these partitions whether they are synced, and lets this node's view know.
-    pub async fn mark(&self, partitions: &[PartitionId], synced: bool) -> Result<(), End> {
+    /// Says durably of these partitions that they are not synced, and lets this node's view know.
+    pub async fn mark_unsynced(&self, partitions: &[PartitionId]) -> Result<(), End> {
         if partitions.is_empty() {
             return Ok(());
         }
         let marked: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
-        let mark = move |store: &Store| store.set_all_synced(&marked, synced);
+        let mark = move |store: &Store| store.set_all_synced(&marked, false);
         let marked = self.block(mark).await;
         marked.map_err(|error| End::Broken(error.to_string()))?;
-        self.views.set_own_unsynced(|| own_unsynced(&self.store));
+        self.tell_view();
         Ok(())
+    }
+
+    /// Says durably of these partitions that they are synced, see [`Store::vouch`]; gives whether it was said.
+    pub async fn vouch(&self, partitions: &[PartitionId], actor: ActorId) -> Result<bool, End> {
+        let marked: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
+        let vouch = move |store: &Store| store.vouch(&marked, actor);
+        let vouched = self.block(vouch).await;
+        let vouched = vouched.map_err(|error| End::Broken(error.to_string()))?;
+        self.tell_view();
+        Ok(vouched)
+    }
+
+    fn tell_view(&self) {
+        self.views.set_own_unsynced(|| own_unsynced(&self.store));
     }
 
     /// Erases partitions, durably; false: not all, because it is no longer to be done.

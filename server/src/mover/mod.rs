@@ -19,7 +19,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use ringfort_ring::{Decree, PartitionId, StoreId, Trackers};
-use ringfort_storage::{Store, identity::Unsynced};
+use ringfort_storage::{Store, identity::Unsynced, version::ActorId};
 use tokio::{sync::watch, task::JoinSet};
 
 use self::{
@@ -109,6 +109,8 @@ pub struct Mover {
     pace: Mutex<Pace>,
     /// How far partitions are received, of the newest layout.
     stages: Mutex<BTreeMap<PartitionId, Stage>>,
+    /// As whom this store minted when the first of `stages` began: whoever forgets something becomes another.
+    received_as: ActorId,
     /// The decree by which everything that is not this store's was forgotten.
     swept: Option<Arc<Decree>>,
     /// Tells others, beside the work.
@@ -123,6 +125,7 @@ impl Mover {
             sources: Sources::new(&parts),
             pace: Mutex::new(Pace::new(parts.bytes_per_s)),
             stages: Mutex::default(),
+            received_as: parts.store.actor(),
             swept: None,
             telling: JoinSet::new(),
             parts,
@@ -222,7 +225,7 @@ impl Mover {
         trackers: Trackers,
     ) -> Result<Turn, End> {
         self.stages_of_none();
-        self.local.mark(&partitions, false).await?;
+        self.local.mark_unsynced(&partitions).await?;
         if !self.local.erase(&partitions, || true).await? {
             return Ok(Turn::Wait(AGAIN));
         }
@@ -322,6 +325,9 @@ enum Setback {
         /// What came of it.
         why: String,
     },
+    /// This store has forgotten something meanwhile, which may be what it had received.
+    #[error("a record here is damaged: all that was received is received again")]
+    Forgot,
     /// What came is not what was asked for, or damaged on its way.
     #[error("{store} sent what cannot be used: {why}")]
     Bad {

@@ -129,6 +129,10 @@ impl Mover {
                 "too few old owners are left to receive from: see `layout accept-loss`"
             );
         }
+        if self.received_as != self.parts.store.actor() {
+            self.stages_of_none();
+            self.received_as = self.parts.store.actor();
+        }
         let layout = view.history().decree().newest().epoch();
         let mut left = receiving.ready.into_iter();
         let mut running = FuturesUnordered::new();
@@ -173,10 +177,9 @@ impl Mover {
         let Some(last) = finished.iter().map(|(_, sequence)| *sequence).max() else {
             return Ok(());
         };
-        pass.any = true;
         until_durable(self.local.store().durable(), last).await;
         let partitions: Vec<PartitionId> = finished.iter().map(|(p, _)| *p).collect();
-        self.local.mark(&partitions, true).await?;
+        pass.any |= self.local.vouch(&partitions, self.received_as).await?;
         self.tell_progress();
         Ok(())
     }
@@ -188,6 +191,9 @@ impl Mover {
         let result = loop {
             if self.parts.views.current().epoch() != job.view.epoch() {
                 break Err(Setback::Changed);
+            }
+            if self.parts.store.actor() != self.received_as {
+                break Err(Setback::Forgot);
             }
             let Some(ask) = stage.next(&job.receipt.from) else {
                 break Ok(stage.sequence);
@@ -336,7 +342,7 @@ impl Pass {
 
     fn note(&mut self, setback: &Setback) {
         match setback {
-            Setback::Changed => self.is_over = true,
+            Setback::Changed | Setback::Forgot => self.is_over = true,
             Setback::Unreachable { store, .. } => drop(self.unreached.insert(*store)),
             Setback::Bad { .. } | Setback::Broken(_) => {}
         }

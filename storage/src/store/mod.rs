@@ -219,6 +219,30 @@ impl Store {
         Ok(())
     }
 
+    /// Says durably of partitions that they are synced, unless this store has forgotten something since it minted as `actor`:
+    /// what was merged before then may be what it forgot. Gives whether it was said.
+    ///
+    /// # Errors
+    /// As [`Self::set_synced`].
+    pub fn vouch(&self, partitions: &[u32], actor: ActorId) -> Result<bool, SlotError> {
+        let inner = &*self.inner;
+        // Whoever quarantines a key replaces the actor, and only then says that the partition is unsynced.
+        let vouched = inner.identity.update(|identity| {
+            let same = self.actor() == actor;
+            if same {
+                let unsynced = &mut identity.unsynced;
+                unsynced.set_all(partitions, inner.partitions, false);
+            }
+            same
+        })?;
+        for &partition in partitions.iter().filter(|_| vouched) {
+            inner
+                .quarantine
+                .release_partition(partition, |token| inner.partition_of(token));
+        }
+        Ok(vouched)
+    }
+
     /// Keys in quarantine, to be fetched from their other owners.
     pub fn quarantined(&self) -> Vec<Key> {
         self.inner.quarantine.keys()

@@ -173,6 +173,32 @@ fn a_full_store_refuses_and_goes_on_later() {
 }
 
 #[test]
+fn who_has_forgotten_something_vouches_for_nothing_before_it() {
+    let mut rig = filled();
+    rig.store().set_all_synced(&[3, 9], false).expect("durable");
+    let actor = rig.store().actor();
+    assert_eq!(rig.store().vouch(&[9], actor).ok(), Some(true));
+    assert_eq!(rig.store().unsynced(), [3]);
+    // A record fails its verification: so the actor is another one.
+    rig.store().inner.quarantine(&mine(1));
+    assert_ne!(rig.store().actor(), actor);
+    assert_eq!(rig.store().vouch(&[3], actor).ok(), Some(false));
+    assert_eq!(
+        (rig.store().unsynced(), rig.store().quarantined()),
+        (vec![3], vec![mine(1)])
+    );
+    let actor = rig.store().actor();
+    assert_eq!(rig.store().vouch(&[3], actor).ok(), Some(true));
+    assert_eq!(
+        (rig.store().unsynced(), rig.store().quarantined()),
+        (vec![], vec![])
+    );
+    rig.crash(1, 0);
+    rig.restart();
+    assert_eq!(rig.store().unsynced(), [0; 0]);
+}
+
+#[test]
 fn many_partitions_change_in_one_write() {
     let mut rig = filled();
     rig.store()
