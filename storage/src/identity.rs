@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use bincode::{Decode, Encode};
+use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::twoslot::{PAYLOAD_BYTES_MAX, SlotError, TwoSlot};
@@ -129,6 +130,8 @@ pub struct IdentityFile {
     slots: Mutex<TwoSlot>,
     current: Mutex<Arc<Identity>>,
     created: bool,
+    /// Set for good when a sync has failed.
+    failure: watch::Sender<Option<String>>,
 }
 
 impl IdentityFile {
@@ -151,6 +154,7 @@ impl IdentityFile {
             slots: Mutex::new(slots),
             current: Mutex::new(Arc::new(identity)),
             created,
+            failure: watch::Sender::new(None),
         })
     }
 
@@ -164,8 +168,13 @@ impl IdentityFile {
         self.current.lock().expect("no holder panics").clone()
     }
 
+    /// Why nothing can be promised any more: a sync has failed. The process is to end then, and the next start reads what is on disk.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
+    }
+
     /// Changes the identity; durable when this returns. After an error [`IdentityFile::current`] is what it was, while
-    /// the disk may hold either: the process has to end. A change that changes nothing writes nothing.
+    /// the disk may hold either: the process has to end, see [`Self::failure`]. A change that changes nothing writes nothing.
     pub fn update<T>(&self, change: impl FnOnce(&mut Identity) -> T) -> Result<T, SlotError> {
         let mut slots = self
             .slots
@@ -175,7 +184,12 @@ impl IdentityFile {
         let mut identity = Identity::clone(&before);
         let result = change(&mut identity);
         if identity != *before {
-            slots.write(FORMAT, &encode(&identity)?)?;
+            if let Err(error) = slots.write(FORMAT, &encode(&identity)?) {
+                if slots.is_poisoned() {
+                    self.failure.send_replace(Some(error.to_string()));
+                }
+                return Err(error);
+            }
             *self.current.lock().expect("no holder panics") = Arc::new(identity);
         }
         Ok(result)

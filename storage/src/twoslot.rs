@@ -189,6 +189,11 @@ impl TwoSlot {
         self.exists
     }
 
+    /// Whether a sync has failed: nothing is written any more, and nobody knows what is on disk.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// Replaces the payload; durable when this returns. The very first write fills both slots.
     pub fn write(&mut self, format: u32, payload: &[u8]) -> Result<(), SlotError> {
         self.stage(format, payload)?;

@@ -100,9 +100,12 @@ impl Running {
         self.admin.gossip.goodbye().await;
     }
 
-    /// Ends when the store has failed.
+    /// Ends when the store has failed, or its identity cannot be written.
     pub async fn failure(&self) -> Fatal {
-        let why = super::failed(self.driven.failure()).await;
+        let why = tokio::select! {
+            why = super::failed(self.driven.failure()) => why,
+            why = super::failed(self.store.identity().failure()) => return Fatal::Storage(why),
+        };
         // A flush that hangs is reported by the watchdog alone.
         if self.store.engine_failure().is_some() || why.contains("storage engine") {
             Fatal::Engine(why)

@@ -57,10 +57,18 @@ fn an_update_without_a_change_writes_nothing() {
 fn a_failed_update_changes_nothing_in_memory() {
     let disk = SimDisk::new(1);
     let file = create(&disk);
+    disk.inject(0, Fault::WriteFails);
+    let set = || file.update(|identity| identity.partitions = 64);
+    set().unwrap_err();
+    assert_eq!(
+        *file.failure().borrow(),
+        None,
+        "what is on disk is as it was"
+    );
     disk.inject(0, Fault::SyncFails);
-    file.update(|identity| identity.partitions = 64)
-        .unwrap_err();
+    set().unwrap_err();
     assert_eq!(file.current().partitions, 0);
+    assert!(file.failure().borrow().is_some());
     assert!(matches!(
         file.update(|identity| identity.partitions = 64),
         Err(SlotError::Poisoned { .. })
