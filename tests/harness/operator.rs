@@ -9,9 +9,10 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use ringfort::layout_wire::member_from_wire;
 use ringfort_client::{Client, Error, LayoutPlan, Layouts};
 use ringfort_proto::v1;
-use ringfort_ring::{Change, Member, NodeName, PlacementId, StoreId};
+use ringfort_ring::{Change, Member, NodeName, PlacementId};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -263,11 +264,16 @@ impl Operator {
         let name = NodeName::new(&chosen.name).expect("a member's name");
         let spare = self.nodes.iter().find(|node| node.role() == Role::Spare);
         match errand.wish {
-            Wish::Resize => Some(Ok(Change::Set {
-                name,
-                tokens: TOKENS.into_iter().find(|tokens| *tokens != chosen.tokens),
-                zone: None,
-            })),
+            Wish::Resize => {
+                let others = TOKENS.into_iter().filter(|tokens| *tokens != chosen.tokens);
+                let others: Vec<u32> = others.collect();
+                let tokens = others[errand.seed as usize / members.len() % others.len()];
+                Some(Ok(Change::Set {
+                    name,
+                    tokens: Some(tokens),
+                    zone: None,
+                }))
+            }
             Wish::Leave => {
                 (members.len() > newest.replicas as usize).then_some(Ok(Change::Remove(name)))
             }
@@ -283,15 +289,10 @@ impl Operator {
         let addr = format!("{}:7500", spare.name);
         let member = self.client.describe_node(&addr).await;
         let member = member.inspect_err(|error| self.say(format_args!("{addr}: {error}")))?;
+        let member = member_from_wire(member).expect("the name of a node of ours");
         Ok(Member {
-            name: NodeName::new(&member.name).expect("the name of a node of ours"),
             placement_id: PlacementId(seed),
-            store_id: StoreId(member.store_id),
-            tokens: member.tokens,
-            zone: member.zone,
-            client_addr: member.client_addr,
-            peer_addr: member.peer_addr,
-            http_addr: member.http_addr,
+            ..member
         })
     }
 

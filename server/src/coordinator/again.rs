@@ -52,7 +52,7 @@ impl Step<'_> {
         let Phase::Loading(intent) = &pending.phase else {
             return false;
         };
-        let taken = self.is_taken(pending.partition, intent.w);
+        let taken = self.view.is_taken(pending.partition, intent.w);
         if !taken {
             self.state.waiting.push(id);
         }
@@ -125,7 +125,7 @@ impl Step<'_> {
             return;
         };
         let newer = pending.epoch < self.view.epoch();
-        if newer && self.is_taken(pending.partition, writing.w) {
+        if newer && self.view.is_taken(pending.partition, writing.w) {
             self.send_again(id);
         } else {
             self.state.waiting.push(id);

@@ -109,12 +109,6 @@ impl Step<'_> {
         quorums
     }
 
-    /// Whether enough owners are known to take the write, see [`View::is_taken`](crate::view::View::is_taken).
-    pub fn is_taken(&self, partition: PartitionId, w: Option<u32>) -> bool {
-        let needs = self.quorums(Owners::none(), w).map(|quorum| quorum.need);
-        self.view.is_taken(partition, needs)
-    }
-
     pub fn check_writable(&self, owners: Owners, w: Option<u32>) -> Result<(), Failure> {
         let connected = |place: &usize| {
             let peer = owners.peer(*place);

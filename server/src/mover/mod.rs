@@ -157,9 +157,7 @@ impl Mover {
         match self.next(&view) {
             Task::Out if self.parts.council.part() == Part::Waiting => Ok(Turn::Wait(LOOK)),
             Task::Out => Err(self.out().await),
-            Task::Acknowledge(partitions, trackers) => {
-                self.acknowledge(&view, partitions, trackers).await
-            }
+            Task::Acknowledge(partitions, trackers) => self.acknowledge(partitions, trackers).await,
             Task::Receive(receiving) => self.receive(&view, receiving).await,
             Task::Repair(missing) if self.is_swept(&view) => {
                 match self.receive(&view, missing).await? {
@@ -220,17 +218,13 @@ impl Mover {
 
     async fn acknowledge(
         &mut self,
-        view: &View,
         partitions: Vec<PartitionId>,
         trackers: Trackers,
     ) -> Result<Turn, End> {
         self.stages_of_none();
         self.local.mark_unsynced(&partitions).await?;
-        if !self.local.erase(&partitions, || true).await? {
-            return Ok(Turn::Wait(AGAIN));
-        }
-        // Amended meanwhile, it is the same layout; nothing else can follow before this.
-        debug_assert!(view.epoch() <= self.parts.views.current().epoch());
+        // Never given up: no decree but amendments of this one can come before the acknowledgement.
+        self.local.erase(&partitions, || true).await?;
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
         let turn = self.raise(trackers)?;
         self.tell_progress();

@@ -7,9 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use ringfort_client::{Client, Layouts};
 use ringfort_proto::v1;
-use ringfort_ring::{
-    Change, Member, NodeName, PlacementId, PlanHash, StoreId, tokens_for_capacity,
-};
+use ringfort_ring::{Change, Member, NodeName, PlanHash, tokens_for_capacity};
 use serde_json::json;
 
 use self::staged::{Staged, discard};
@@ -20,6 +18,7 @@ use super::{
     out::Out,
     runtime,
 };
+use crate::layout_wire::member_from_wire;
 
 /// A name that no node has heard of is asked for again after this …
 const HEARSAY_LOOK: Duration = Duration::from_millis(300);
@@ -211,16 +210,7 @@ async fn joiner(client: &Client, layouts: &Layouts, node: &str) -> Result<Member
     } else {
         named(client, layouts, node).await?
     };
-    Ok(Member {
-        name: node_name(&member.name)?,
-        placement_id: PlacementId(member.placement_id),
-        store_id: StoreId(member.store_id),
-        tokens: member.tokens,
-        zone: member.zone,
-        client_addr: member.client_addr,
-        peer_addr: member.peer_addr,
-        http_addr: member.http_addr,
-    })
+    member_from_wire(member).map_err(|error| CliError::usage(error.to_string()))
 }
 
 /// The name of a member of a live layout.
