@@ -2,8 +2,8 @@
 //!
 //! A store cannot know by itself that it has forgotten something: the others tell it, at its start, how far they heard its log to be
 //! durable. So that is what the fault tests, and it strikes only while they can: all others have been up since the image was taken
-//! (what they heard is in memory first, and in checkpoints later), the network is well, the node has told them how far its log is, for
-//! which clients wait, and until the node is ready again nothing else happens.
+//! (what they heard is in memory first, and in checkpoints later), the network is well, and until the node is ready again nothing else
+//! happens.
 
 use super::{
     cluster::{Role, SimNode},
@@ -13,17 +13,12 @@ use super::{
 
 /// How long a node must have worked since the image was taken, in ms.
 const WORK_MS_MIN: u64 = 1_000;
-/// A node whose log has not grown for so long, in ms, has told others how far it is: a message goes out each second or so. Dots that
-/// nobody has heard of when an image is put back are minted again (seed 205 with an image put back 140 ms after a write).
-const TOLD_MS: u64 = 1_500;
 
 /// An image that waits to be put back.
 struct Saved {
     fault: Fault,
     image: Image,
     taken_ms: u64,
-    /// How far the log was when it was last seen to grow, and when that was, in ms; `None`: it need not stand still yet.
-    still: Option<(u64, u64)>,
 }
 
 /// The images of a run's nodes.
@@ -72,7 +67,6 @@ impl Restores {
                 fault,
                 image: node.medium.image(),
                 taken_ms: now_ms,
-                still: None,
             });
         }
         self.went_down(index, now_ms);
@@ -100,29 +94,13 @@ impl Restores {
             self.saved[index] = None;
             return None;
         }
-        let saved = self.saved[index].as_mut()?;
-        let (true, Some(store)) = (ready, nodes[index].store()) else {
-            saved.still = None;
-            return None;
-        };
-        let sequence = store.stats().durable_sequence;
-        let (known, since_ms) = *saved.still.get_or_insert((sequence, now_ms));
-        if known != sequence {
-            saved.still = Some((sequence, now_ms));
-        }
-        if known != sequence || now_ms < since_ms + TOLD_MS {
+        if !ready {
             return None;
         }
         self.asking = Some(index);
         self.saved[index]
             .take()
             .map(|saved| (saved.fault, saved.image))
-    }
-
-    /// Whether an image waits for a node's log to stand still.
-    pub fn needs_hush(&self) -> bool {
-        let mut saved = self.saved.iter().flatten();
-        saved.any(|saved| saved.still.is_some())
     }
 
     /// Whether a node that an image was put back on is not ready yet.

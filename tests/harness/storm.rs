@@ -127,10 +127,7 @@ impl Storm {
                     .set_step_ms(WORN_STEP_MS);
             }
         }
-        self.scene.baton.set(match self.restores.needs_hush() {
-            true => Tempo::Hush,
-            false => self.score.at(now_ms),
-        });
+        self.scene.baton.set(self.score.at(now_ms));
         let (over, lasting) = std::mem::take(&mut self.lasting)
             .into_iter()
             .partition(|undo| undo.at_ms <= now_ms);

@@ -90,6 +90,7 @@ impl Roster {
                 .standing()
                 .decree()
                 .map_or(0, |decree| decree.cluster.0),
+            durable_sequence: 0,
         }
     }
 

@@ -12,6 +12,7 @@ use ringfort_proto::{
     peer::{HelloRequest, HelloResponse, peer_client::PeerClient},
 };
 use ringfort_ring::{Decree, StoreId};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::{
@@ -33,6 +34,8 @@ pub struct Asker {
     routes: Arc<Routes>,
     net: Arc<dyn Net>,
     connect_timeout: Duration,
+    /// How far this node's log is durable: whoever is asked is told.
+    durable: watch::Receiver<u64>,
     members: Mutex<BTreeMap<StoreId, Reached>>,
 }
 
@@ -52,12 +55,14 @@ impl Asker {
         routes: Arc<Routes>,
         net: &Arc<dyn Net>,
         connect_timeout: Duration,
+        durable: watch::Receiver<u64>,
     ) -> Self {
         let asker = Asker {
             roster,
             routes,
             net: Arc::clone(net),
             connect_timeout,
+            durable,
             members: Mutex::default(),
         };
         asker.follow(decree);
@@ -92,9 +97,25 @@ impl Asker {
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
 
+    fn request(&self) -> HelloRequest {
+        HelloRequest {
+            durable_sequence: *self.durable.borrow(),
+            ..self.roster.hello_request()
+        }
+    }
+
     /// Asks all side by side, and waits for none longer than `timeout`.
     pub async fn ask(&self, timeout: Duration) -> Answers {
-        let request = self.roster.hello_request();
+        self.ask_those(timeout, |_| true).await
+    }
+
+    /// The same of some members only.
+    pub async fn ask_those(
+        &self,
+        timeout: Duration,
+        is_asked: impl Fn(StoreId) -> bool,
+    ) -> Answers {
+        let request = self.request();
         let questions: Vec<_> = {
             let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
             let question = |(store, reached): (&StoreId, &mut Reached)| {
@@ -112,7 +133,8 @@ impl Asker {
                 }
                 .boxed()
             };
-            members.iter_mut().map(question).collect()
+            let asked = members.iter_mut().filter(|(store, _)| is_asked(**store));
+            asked.map(question).collect()
         };
         join_all(questions).await.into_iter().collect()
     }
@@ -120,7 +142,7 @@ impl Asker {
     /// Asks who answers at the seeds, by all addresses of their names, within `timeout`. Members of `decree` that do are
     /// reached there from now on: all may have moved while this node was down.
     pub async fn find(&self, seeds: &[String], decree: &Decree, timeout: Duration) -> Answers {
-        let request = self.roster.hello_request();
+        let request = self.request();
         let asked = seeds.iter().map(|seed| {
             let request = request.clone();
             async move {

@@ -101,7 +101,12 @@ impl Membership for Greeter {
     async fn hello(&self, request: peer::HelloRequest) -> Result<peer::HelloResponse, Status> {
         self.fence(request.cluster_id)?;
         let mut response = self.about_me();
-        response.heard_sequence = self.heard.of(StoreId(request.store_id));
+        let asking = StoreId(request.store_id);
+        response.heard_sequence = self.heard.of(asking);
+        // A node that belongs to no cluster yet has nothing to be remembered.
+        if request.cluster_id != 0 {
+            self.heard.note(asking, request.durable_sequence);
+        }
         Ok(response)
     }
 

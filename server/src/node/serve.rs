@@ -171,6 +171,7 @@ impl Node {
             self.routes.clone(),
             self.net(),
             self.config.connect_timeout,
+            base.store.durable(),
         ));
         let (patience, newest) = (self.config.hello_timeout, council.newest());
         let seeds = self.seeds(&roster.me().peer_addr);
@@ -179,6 +180,7 @@ impl Node {
         let mut answers = listed;
         answers.extend(found);
         start::judge_memory(&base.store, &answers)?;
+        start::announce(&base.store, &asker, &answers, patience).await;
         let others = answers.values().flatten();
         self.steady.agree(others.map(|answer| answer.steady_ms));
         refresh::catch_up(&council, &self.routes, &answers).await;

@@ -3,7 +3,7 @@
 //! Keeps I9 (one decree, durable before anybody serves) and I3 (a directory that has forgotten something never counts
 //! toward R). No dot is minted here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use ringfort_ring::{
@@ -18,7 +18,10 @@ use ringfort_storage::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{ask::Answers, parts::Fatal};
+use super::{
+    ask::{Answers, Asker},
+    parts::Fatal,
+};
 use crate::{
     bootstrap::{
         Founder, IdentityLedger, Roster, Standing, initial_hash, join::place, standing_of,
@@ -178,6 +181,30 @@ pub fn judge_memory(store: &Store, answers: &Answers) -> Result<(), Fatal> {
         .identity()
         .update(|identity| identity.unsynced = Unsynced::All)
         .map_err(|error| Fatal::Storage(error.to_string()))
+}
+
+/// Tells the members that answered of an entry of the log that is this start's own, so that an image of the directory from before
+/// it is known to be older from now on, whatever else they come to hear. An actor that nobody could be told of is replaced: put back,
+/// such an image would mint its dots again.
+pub async fn announce(store: &Store, asker: &Asker, answers: &Answers, patience: Duration) {
+    let sequence = store.mark_start();
+    let mut durable = store.durable();
+    // A full or failed disk: nobody can be told, then.
+    let is_durable = tokio::time::timeout(patience, durable.wait_for(|&known| known >= sequence));
+    let is_durable = matches!(is_durable.await, Ok(Ok(_)));
+    let has_answered = |store| matches!(answers.get(&store), Some(Some(_)));
+    let told = match is_durable {
+        true => asker.ask_those(patience, has_answered).await,
+        false => Answers::new(),
+    };
+    // One that is alone in its cluster has nobody to tell, and nobody who could mistake its dots.
+    if told.values().flatten().next().is_none() && !answers.is_empty() {
+        let actor = store.replace_actor();
+        tracing::info!(
+            ?actor,
+            "no member was told of this start: minting as a new actor"
+        );
+    }
 }
 
 /// The partitions of every member that do not count toward R, as the members say themselves.

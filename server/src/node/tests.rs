@@ -332,6 +332,28 @@ async fn a_restored_directory_counts_toward_no_read() {
     }
 }
 
+/// A dot that the node minted just before its directory was put back may have reached nobody but a store that heard nothing else of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_from_before_the_last_start_is_known_without_any_write() {
+    let (net, mut homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
+    let mut runs = three(&net, &homes, 10).await;
+    runs.pop().expect("three").stop().await;
+    let backup = homes[2].copy();
+    let mut c = start(&net, &homes[2], "c", &ABC, 40);
+    c.ready().await;
+    assert_eq!(c.status().await.nodes[2].unsynced, 0);
+    c.stop().await;
+    homes[2] = backup;
+    let mut c = start(&net, &homes[2], "c", &ABC, 41);
+    assert!(c.ready().await);
+    let status = c.status().await;
+    assert_eq!(status.nodes[2].unsynced, PARTITIONS, "{status:?}");
+    runs.push(c);
+    for run in runs {
+        run.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_engine_is_marked_and_set_aside_by_the_next_start() {
     let (net, home) = (MemNet::default(), Home::new());

@@ -1,8 +1,8 @@
 //! What the commit log holds: one entry per change.
 //!
 //! Shape: `kind 1 ‖ …`; objects and erasures go on with `token 8 LE ‖ length of framed key 2 LE ‖ framed key`, an
-//! object with its record to the end of the entry; an intent with `sequence 8 LE ‖ (root 8 LE ‖ count 4 LE)*`. The
-//! length and checksum of an entry are the log's.
+//! object with its record to the end of the entry; an intent with `sequence 8 LE ‖ (root 8 LE ‖ count 4 LE)*`; a start is its
+//! kind alone. The length and checksum of an entry are the log's.
 
 use bytes::Bytes;
 
@@ -13,6 +13,7 @@ use crate::record::Record;
 const KIND_OBJECT: u8 = 1;
 const KIND_ERASE: u8 = 2;
 const KIND_INTENT: u8 = 3;
+const KIND_START: u8 = 4;
 const ROOT_BYTES: usize = 12;
 
 /// One entry of the log, decoded.
@@ -37,6 +38,8 @@ pub enum LogEntry {
         /// Root and count of every partition at `sequence`, by partition.
         partitions: Vec<(u64, u32)>,
     },
+    /// The store began to be served. It changes nothing but the sequence.
+    Start,
 }
 
 impl LogEntry {
@@ -49,6 +52,7 @@ impl LogEntry {
                 sequence,
                 partitions,
             } => encode_intent(*sequence, partitions, out),
+            LogEntry::Start => encode_start(out),
         }
     }
 
@@ -69,6 +73,8 @@ impl LogEntry {
                 _ => Err(CodecError::Length),
             },
             KIND_INTENT => decode_intent(body),
+            KIND_START if body.is_empty() => Ok(LogEntry::Start),
+            KIND_START => Err(CodecError::Length),
             kind => Err(CodecError::Kind(kind)),
         }
     }
@@ -96,6 +102,11 @@ pub fn encode_intent(sequence: u64, partitions: &[(u64, u32)], out: &mut Vec<u8>
         out.extend_from_slice(&root.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
     }
+}
+
+/// Appends the entry of a start.
+pub fn encode_start(out: &mut Vec<u8>) {
+    out.push(KIND_START);
 }
 
 fn encode_key(key: &Key, out: &mut Vec<u8>) {

@@ -14,7 +14,7 @@ pub mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use entry::{LogEntry, encode_erase, encode_intent, encode_object};
+pub use entry::{LogEntry, encode_erase, encode_intent, encode_object, encode_start};
 pub(crate) use head::encode_head;
 pub use record::{decode_record, encode_record, verify_leaf};
 

@@ -291,6 +291,7 @@ fn entries() -> Vec<LogEntry> {
     });
     let mut entries: Vec<_> = objects.collect();
     entries.push(LogEntry::Erase { key: key() });
+    entries.push(LogEntry::Start);
     entries.push(LogEntry::Intent {
         sequence: 7,
         partitions: vec![],

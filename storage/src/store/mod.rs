@@ -52,6 +52,7 @@ use self::mint::Mint;
 use self::quarantine::Quarantine;
 use self::table::{SHARDS, Table};
 use self::wake::Bell;
+use crate::codec;
 use crate::disk::DirectoryLock;
 use crate::engine::{Engine, EngineError};
 use crate::identity::IdentityFile;
@@ -151,6 +152,12 @@ impl Store {
     /// directory).
     pub fn replace_actor(&self) -> ActorId {
         self.inner.mint.rotate()
+    }
+
+    /// Appends an entry that changes nothing, and gives its log sequence. Once durable and told to others, every image of this
+    /// directory from before it is seen to be older than what they heard.
+    pub fn mark_start(&self) -> u64 {
+        self.inner.log.append(codec::encode_start)
     }
 
     /// The store's identity file.

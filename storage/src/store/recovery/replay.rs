@@ -110,7 +110,7 @@ pub(super) enum ReplayError {
 /// Merges one log record into the table. False: it was no change.
 fn apply(table: &Table, sequence: u64, bytes: &[u8]) -> Result<bool, CodecError> {
     let (key, slot) = match LogEntry::decode(bytes, false)? {
-        LogEntry::Intent { .. } => return Ok(false),
+        LogEntry::Intent { .. } | LogEntry::Start => return Ok(false),
         LogEntry::Erase { key } => {
             let nothing = Record::new(&key, Object::empty());
             (key, Slot::Whole(Arc::new(nothing)))
