@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use crate::cluster::{Cluster, ringfort};
 
 /// Rows that are there before, and rows of each import beside a change.
-const ROWS: usize = 4_000;
+pub const ROWS: usize = 4_000;
 /// Slow enough that a node can be killed while it receives its quarter of the rows, which takes a few seconds.
 const RATE: &str = "64KiB";
 /// Looks until a test gives up on what is to happen: two minutes.
@@ -27,7 +27,7 @@ fn rows(table: &str) -> BTreeMap<String, String> {
 }
 
 /// Starts the import of a table, at all nodes.
-fn import(cluster: &Cluster, dir: &Path, table: &str) -> Child {
+pub fn import(cluster: &Cluster, dir: &Path, table: &str) -> Child {
     let file = dir.join(format!("{table}.txt"));
     let text = rows(table)
         .into_iter()
@@ -46,7 +46,7 @@ fn import(cluster: &Cluster, dir: &Path, table: &str) -> Child {
         .expect("the import starts")
 }
 
-fn check_import(import: Child) {
+pub fn check_import(import: Child) {
     let done = import.wait_with_output().expect("the import ends");
     let summary = json(&done);
     assert_eq!(
@@ -56,7 +56,7 @@ fn check_import(import: Child) {
 }
 
 /// The JSON that a command that went well has printed.
-fn json(output: &Output) -> Json {
+pub fn json(output: &Output) -> Json {
     let text = String::from_utf8_lossy(&output.stdout);
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{words}");

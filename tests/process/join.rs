@@ -1,108 +1,15 @@
 //! Nodes come and go by the command line, under clients that write.
 
-use std::{
-    path::PathBuf,
-    process::Output,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool, atomic::Ordering};
 
 use ringfort_client::Client;
 use ringfort_tests::outside::http;
-use serde_json::Value as Json;
 
 use crate::{
     cluster::{Cluster, ringfort},
+    operator::{LOOK, LOOKS_MAX, Operator},
     writers::{Ledger, check, write_until},
 };
-
-/// Time between two looks.
-const LOOK: Duration = Duration::from_millis(50);
-/// Looks until a test gives up on what is to come: a minute.
-const LOOKS_MAX: u32 = 1_200;
-
-/// An operator with a file of staged changes.
-struct Operator {
-    dir: tempfile::TempDir,
-    endpoints: String,
-}
-
-impl Operator {
-    fn of(cluster: &Cluster) -> Operator {
-        Operator {
-            dir: tempfile::tempdir().expect("a directory"),
-            endpoints: cluster.endpoints().join(","),
-        }
-    }
-
-    fn staged(&self) -> PathBuf {
-        self.dir.path().join("staged.json")
-    }
-
-    fn run(&self, args: &[&str]) -> (i32, Json) {
-        let output: Output = ringfort()
-            .args(["--endpoints", &self.endpoints, "layout"])
-            .args(args)
-            .arg("--staged")
-            .arg(self.staged())
-            .arg("--json")
-            .output()
-            .expect("the binary runs");
-        let answer = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{args:?}: {error}: {output:?}"));
-        (output.status.code().expect("an exit code"), answer)
-    }
-
-    fn done(&self, args: &[&str]) -> Json {
-        let (code, answer) = self.run(args);
-        assert_eq!(code, 0, "{args:?}: {answer}");
-        answer
-    }
-
-    /// Stages one change, and has it decided.
-    fn change(&self, args: &[&str]) {
-        self.done(args);
-        let hash = self.done(&["plan"])["hash"]
-            .as_str()
-            .expect("a hash")
-            .to_owned();
-        self.done(&["commit", &hash]);
-    }
-
-    /// The exit code of what is refused, and its words.
-    fn refused(&self, args: &[&str]) -> (i32, String) {
-        let (code, answer) = self.run(args);
-        assert_ne!(code, 0, "{args:?}: {answer}");
-        let words = answer["error"]["message"].as_str().unwrap_or_default();
-        (code, words.to_owned())
-    }
-
-    /// Waits until the layout is shown as it should be.
-    fn until(&self, is_so: impl Fn(&Json) -> bool) {
-        for _ in 0..LOOKS_MAX {
-            if is_so(&self.done(&["show"])) {
-                return;
-            }
-            std::thread::sleep(LOOK);
-        }
-        panic!("{}", self.done(&["show"]));
-    }
-
-    /// Waits until one layout is live, with so many members.
-    fn settled(&self, members: usize) {
-        self.until(|shown| {
-            let live = shown["live"].as_array().expect("layouts");
-            live.len() == 1 && live[0]["members"].as_array().expect("members").len() == members
-        });
-    }
-
-    fn waits(&self, name: &str) {
-        self.until(|shown| {
-            let waiting = shown["waiting"].as_array().expect("nodes");
-            waiting.iter().any(|node| node["name"] == name)
-        });
-    }
-}
 
 /// I2, I3: three nodes, then five, then four, under writers.
 #[test]

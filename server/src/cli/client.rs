@@ -31,8 +31,20 @@ impl Reach {
     /// # Errors
     /// Exit 2: an endpoint or the timeout makes no sense.
     pub fn client(&self, cli: &Cli, namespace: &str) -> Result<Client, CliError> {
+        self.client_of(cli.endpoints.iter().map(|e| e.trim()), namespace)
+    }
+
+    /// A client for these nodes.
+    ///
+    /// # Errors
+    /// As of [`Self::client`].
+    pub fn client_of<E: Into<String>>(
+        &self,
+        endpoints: impl IntoIterator<Item = E>,
+        namespace: &str,
+    ) -> Result<Client, CliError> {
         Ok(Client::builder()
-            .endpoints(cli.endpoints.iter().map(|e| e.trim()))
+            .endpoints(endpoints)
             .timeout(self.timeout)
             .namespace(namespace)
             .build()?)

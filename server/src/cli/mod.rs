@@ -17,6 +17,7 @@ pub mod layout;
 pub mod out;
 pub mod probe;
 mod process;
+pub mod progress;
 pub mod put;
 pub mod serve;
 pub mod status;

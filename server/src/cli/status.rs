@@ -1,6 +1,5 @@
 //! `ringfort status`.
 
-use ringfort_client::Receiving;
 use serde_json::json;
 
 use super::{
@@ -8,7 +7,7 @@ use super::{
     client::Reach,
     exit::{CliError, Exit},
     out::{Out, table},
-    runtime,
+    progress, runtime,
 };
 
 /// `ringfort status`: what one node, whichever answers, knows of all.
@@ -17,35 +16,6 @@ pub struct Status {
     /// How to reach the nodes.
     #[command(flatten)]
     reach: Reach,
-}
-
-/// How far a node is with what it is given, unless it is through: a bar, and what is left.
-fn receiving(name: &str, receiving: Receiving) -> Option<String> {
-    const BAR: u64 = 20;
-    let Receiving {
-        partitions,
-        received,
-        ..
-    } = receiving;
-    if received >= partitions {
-        return None;
-    }
-    let full = (received * BAR / partitions) as usize;
-    let left = match receiving.left_ms {
-        0 => String::new(),
-        ms => format!(", about {} s are left", ms.div_ceil(1_000)),
-    };
-    let lost = match receiving.lost {
-        0 => String::new(),
-        lost => format!("; of {lost} too few old owners are left (`ringfort layout accept-loss`)"),
-    };
-    Some(format!(
-        "{name} receives [{}{}] {received} of {partitions} partitions, {} KiB, {} KiB/s{left}{lost}",
-        "#".repeat(full),
-        "-".repeat(BAR as usize - full),
-        receiving.bytes / 1_024,
-        receiving.bytes_per_s / 1_024,
-    ))
 }
 
 /// Prints the state of the cluster.
@@ -103,7 +73,7 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
             table(&head, &rows)
         ))?;
         for node in &status.nodes {
-            if let Some(words) = node.receiving.and_then(|r| receiving(&node.name, r)) {
+            if let Some(words) = node.receiving.and_then(|r| progress::line(&node.name, &r)) {
                 out.say(&words);
             }
         }

@@ -2,6 +2,7 @@
 
 mod show;
 mod staged;
+mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,7 +11,10 @@ use ringfort_proto::v1;
 use ringfort_ring::{Change, Member, NodeName, PlanHash, tokens_for_capacity};
 use serde_json::json;
 
-use self::staged::{Staged, discard};
+use self::{
+    staged::{Staged, discard},
+    watch::Watch,
+};
 use super::{
     Cli,
     client::Reach,
@@ -60,6 +64,9 @@ enum Command {
     Remove {
         /// The member
         name: String,
+        /// Commit it at once, and wait until the member has handed everything over and has stopped
+        #[arg(long)]
+        wait: bool,
     },
     /// Stage that a new machine takes the place of a member
     Replace {
@@ -87,6 +94,9 @@ enum Command {
     Commit {
         /// The hash that `layout plan` printed
         hash: PlanHash,
+        /// Show how far the change is, until all have received what it gives them and the older layout has ended
+        #[arg(long)]
+        wait: bool,
     },
     /// Discard what is staged
     Revert,
@@ -132,7 +142,13 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         let layouts = client.layouts().await?;
         let mut staged = Staged::load(&args.staged, layouts.cluster_id)?;
         match &args.command {
-            Command::Show => show::layouts(&layouts, &staged.changes, out)?,
+            Command::Show => {
+                let moving = match layouts.live.len() {
+                    0 | 1 => None,
+                    _ => Some(client.status().await?),
+                };
+                show::layouts(&layouts, moving.as_ref(), &staged.changes, out)?;
+            }
             Command::Plan => {
                 show::plan(
                     &client.plan_layout(&staged.changes).await?,
@@ -140,14 +156,31 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                     out,
                 )?;
             }
-            Command::Commit { hash } => {
+            Command::Commit { hash, wait } => {
                 let epoch = client.commit_layout(&staged.changes, *hash).await?;
                 discard(&args.staged)?;
-                return said(
+                let placed = staged.changes.first().is_some_and(Change::places);
+                if !*wait || !placed {
+                    let words = format!("decided as epoch {epoch}");
+                    return said(out, json!({ "epoch": epoch }), &words);
+                }
+                let watch = Watch {
+                    reach: &args.reach,
+                    cli,
                     out,
-                    json!({ "epoch": epoch }),
-                    &format!("decided as epoch {epoch}"),
-                );
+                };
+                out.say(&watching(epoch));
+                let ended = watch.ended(&layouts, epoch).await?;
+                let value = json!({ "epoch": epoch, "ended": ended });
+                return said(out, value, &format!("done, in epoch {ended}"));
+            }
+            Command::Remove { name, wait: true } => {
+                let watch = Watch {
+                    reach: &args.reach,
+                    cli,
+                    out,
+                };
+                return leave(&client, &layouts, &staged, name, &watch).await;
             }
             Command::Revert => {}
             stage => {
@@ -167,6 +200,40 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
     })
 }
 
+fn watching(epoch: u64) -> String {
+    format!("decided as epoch {epoch}; Ctrl-C ends the watching, and not the change")
+}
+
+/// Has it decided that a member goes, and waits until it has gone.
+async fn leave(
+    client: &Client,
+    layouts: &Layouts,
+    staged: &Staged,
+    name: &str,
+    watch: &Watch<'_>,
+) -> Result<Exit, CliError> {
+    if !staged.changes.is_empty() {
+        return Err(CliError::failed(
+            "other changes are staged: `layout commit` or `layout revert` them first",
+        ));
+    }
+    let changes = [Change::Remove(member(layouts, name)?)];
+    let plan = client.plan_layout(&changes).await?;
+    for notice in &plan.notices {
+        watch.out.say(&format!("note: {notice}"));
+    }
+    let epoch = client.commit_layout(&changes, plan.hash).await?;
+    watch.out.say(&format!(
+        "{name} hands over what it owns: {} copies of partitions move",
+        plan.copies
+    ));
+    watch.out.say(&watching(epoch));
+    let ended = watch.ended(layouts, epoch).await?;
+    let gone = watch.gone(layouts, name).await?;
+    let value = json!({ "epoch": epoch, "ended": ended, "gone": gone });
+    said(watch.out, value, &format!("done, in epoch {ended}"))
+}
+
 fn said(out: Out, value: serde_json::Value, words: &str) -> Result<Exit, CliError> {
     if out.json {
         out.value(&value)?;
@@ -184,7 +251,7 @@ async fn changes(
 ) -> Result<Vec<Change>, CliError> {
     Ok(match command {
         Command::Add { node } => vec![Change::Add(joiner(client, layouts, node).await?)],
-        Command::Remove { name } => vec![Change::Remove(member(layouts, name)?)],
+        Command::Remove { name, .. } => vec![Change::Remove(member(layouts, name)?)],
         Command::Replace { name, node } => vec![Change::Replace {
             old: member(layouts, name)?,
             new: joiner(client, layouts, node).await?,

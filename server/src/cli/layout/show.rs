@@ -1,17 +1,25 @@
 //! How layouts and plans are printed.
 
-use ringfort_client::{LayoutPlan, Layouts};
+use ringfort_client::{ClusterStatus, LayoutPlan, Layouts, Receiving};
 use ringfort_ring::{Change, capacity_of_tokens};
 use serde_json::{Value as Json, json};
 
-use super::staged::words;
+use super::{staged::words, watch::receivers};
 use crate::cli::{
     exit::CliError,
     out::{Out, table},
+    progress,
 };
 
-/// Prints the live layouts, and what is staged.
-pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), CliError> {
+/// Prints the live layouts, how far the change of them is if two are, and what is staged.
+pub fn layouts(
+    layouts: &Layouts,
+    moving: Option<&ClusterStatus>,
+    staged: &[Change],
+    out: Out,
+) -> Result<(), CliError> {
+    let newest = layouts.live.last().map_or(0, |layout| layout.epoch);
+    let receivers = moving.map_or_else(Vec::new, |status| receivers(status, newest));
     let cluster = format!("{:016x}", layouts.cluster_id);
     let staged: Vec<String> = staged.iter().map(words).collect();
     if out.json {
@@ -26,6 +34,7 @@ pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), Cli
             "epoch": layouts.epoch,
             "live": live,
             "excused": excused,
+            "receiving": receivers.iter().map(receiver_json).collect::<Vec<Json>>(),
             "waiting": layouts.waiting.iter().map(member_json).collect::<Vec<Json>>(),
             "staged": staged,
         }));
@@ -43,6 +52,15 @@ pub fn layouts(layouts: &Layouts, staged: &[Change], out: Out) -> Result<(), Cli
             ],
             &rows,
         );
+    }
+    if layouts.live.len() > 1 {
+        text +=
+            "\nwrites go to both layouts until all have received what the newer one gives them\n";
+    }
+    for (name, receiving) in receivers {
+        let line = progress::line(name, &receiving);
+        let through = || format!("{name} has received all {}", receiving.partitions);
+        text += &format!("{}\n", line.unwrap_or_else(through));
     }
     for node in &layouts.waiting {
         text += &format!(
@@ -66,6 +84,12 @@ fn row(member: &ringfort_proto::v1::Member) -> Vec<String> {
         member.peer_addr.clone(),
         member.http_addr.clone(),
     ]
+}
+
+fn receiver_json((name, receiving): &(&str, Receiving)) -> Json {
+    let mut json = json!(receiving);
+    json["name"] = json!(name);
+    json
 }
 
 fn layout_json(layout: &ringfort_proto::v1::Layout) -> Json {
