@@ -318,11 +318,9 @@ impl View {
         }
     }
 
-    /// What this store owns by the only live layout, each with the stores of its other owners; nothing while two are live.
+    /// What this store owns by the oldest live layout, each with the stores of its other owners there.
     pub fn owned(&self) -> Vec<Acquisition> {
-        let [live] = &self.live[..] else {
-            return Vec::new();
-        };
+        let live = &self.live[0];
         let mine = live.layout.partition_ids().filter(|p| live.is_mine(*p));
         let owned = mine.map(|partition| {
             let owners = live
@@ -337,10 +335,15 @@ impl View {
         owned.collect()
     }
 
-    /// Whether this store tells another owner what it holds of `partition`, by the only live layout: all that it should.
+    /// Whether this store tells another owner what it holds of `partition`: both own it by the oldest live layout, `epoch`.
     pub fn repairs(&self, partition: PartitionId, epoch: Epoch) -> bool {
-        let is_live = self.live.len() == 1 && self.layout().epoch() == epoch;
-        is_live && self.answers_reads(partition)
+        self.oldest_epoch() == epoch && self.live[0].is_mine(partition)
+    }
+
+    /// Whether the copy of a store counts toward R, as far as this node has heard.
+    pub fn counts(&self, store: StoreId, partition: PartitionId) -> bool {
+        let unsynced = self.unsynced.get(&store);
+        unsynced.is_none_or(|unsynced| is_counted(unsynced, partition))
     }
 
     /// Whether this store owns `partition` by a live layout.

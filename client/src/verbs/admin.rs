@@ -75,7 +75,7 @@ pub struct Receiving {
     pub partitions: u64,
     /// Of them, those that it has received whole.
     pub received: u64,
-    /// Of them, those of which too few old owners are left.
+    /// Those of which too few copies are left that count.
     pub lost: u64,
     /// Bytes received, since its process began with it.
     pub bytes: u64,

@@ -30,7 +30,9 @@
 //!   answers as countable if it is synced and an owner by one of [`History::answers_reads_by`]; else `NOT_SYNCED`.
 //! - **[`Step::Acknowledge`]**: erase the acquired partitions through the log, mark them unsynced, let every write begun by
 //!   the older view end or be checked again, and only then raise `ack`. **[`Step::Merge`]**: per acquired partition ask
-//!   [`History::sources`]; stream from one, compare with all the others, mark it synced; when all are, raise `merged`.
+//!   [`History::sources`]; stream from one, compare with all the others, mark it synced if enough of their copies counted; when
+//!   all are, raise `merged`. What is missing of what a store owns already is asked of [`History::sources_of_repair`], whatever
+//!   else goes on: others may wait for it.
 //!   [`Sources::Lost`] is shown to the operator. **[`Step::Flip`]**: raise `flipped`. **[`Step::Retire`]**: propose the
 //!   decree, after a jitter; losing to an equal one is success. A partition that no live layout gives the node is erased
 //!   after the retirement, and its reads are refused from then on.
@@ -79,9 +81,15 @@ pub enum Step {
 pub enum Sources {
     /// These old owners have not acknowledged: what they hold may still grow by writes that this store never sees.
     Wait(Vec<StoreId>),
-    /// Stream from one, compare with all the others. Empty: no old owner is left, and the loss is accepted.
-    From(Vec<StoreId>),
-    /// Too few old owners are left for any quorum of theirs to be met, and the loss of the others is not accepted.
+    /// Stream from one, compare with all the others.
+    From {
+        /// Empty: no old owner is left, and the loss is accepted.
+        stores: Vec<StoreId>,
+        /// Of so many of them the copies must count, as they say when they are through: else a quorum of theirs may have been
+        /// met that none of them knows of any more.
+        counting: usize,
+    },
+    /// Too few old owners are left for any quorum of theirs to be met, and the loss of these is not accepted.
     Lost(Vec<StoreId>),
 }
 
@@ -258,29 +266,43 @@ impl History {
     /// the loss of those that are excused.
     pub fn sources(&self, acquisition: &Acquisition) -> Sources {
         let newest = self.decree.newest().epoch();
-        let excuse = |store: &StoreId| self.decree.excused().get(store);
-        let (gone, present): (Vec<StoreId>, Vec<StoreId>) = acquisition
+        let present = acquisition
             .from
             .iter()
-            .partition(|store| excuse(store).is_some());
-        let waiting: Vec<StoreId> = present
-            .iter()
-            .copied()
-            .filter(|store| self.trackers_of(*store).ack < newest)
-            .collect();
-        if !waiting.is_empty() {
-            return Sources::Wait(waiting);
+            .filter(|store| !self.is_excused(store));
+        let waiting = present.filter(|store| self.trackers_of(**store).ack < newest);
+        match waiting.copied().collect::<Vec<StoreId>>() {
+            none if none.is_empty() => self.vouching(&acquisition.from, acquisition.from.len()),
+            waiting => Sources::Wait(waiting),
         }
+    }
+
+    /// Whom this store receives from what its own copy of a partition lacks that it owns by the oldest live layout; the
+    /// `others` are the stores of its other owners there. The same rule, and its own copy is one that does not count.
+    pub fn sources_of_repair(&self, others: &[StoreId]) -> Sources {
+        self.vouching(others, others.len() + 1)
+    }
+
+    fn is_excused(&self, store: &StoreId) -> bool {
+        self.decree.excused().contains_key(store)
+    }
+
+    /// Who of `stores` can tell what a partition with so many `owners` in the oldest live layout has to hold.
+    fn vouching(&self, stores: &[StoreId], owners: usize) -> Sources {
+        let is_lost = |store: &StoreId| self.decree.excused().get(store) == Some(&Excuse::Lost);
+        let (gone, present): (Vec<StoreId>, Vec<StoreId>) =
+            stores.iter().partition(|store| self.is_excused(store));
         let quorum = self.decree.oldest().default_quorum() as usize;
-        let enough = acquisition.from.len() + 1 - quorum.min(acquisition.from.len());
-        let unaccepted: Vec<StoreId> = gone
-            .into_iter()
-            .filter(|store| excuse(store) != Some(&Excuse::Lost))
-            .collect();
-        if present.len() < enough && !unaccepted.is_empty() {
+        let enough = owners + 1 - quorum.min(owners);
+        let (accepted, unaccepted): (Vec<StoreId>, Vec<StoreId>) =
+            gone.iter().partition(|store| is_lost(store));
+        if present.len() < enough && (accepted.is_empty() || !unaccepted.is_empty()) {
             return Sources::Lost(unaccepted);
         }
-        Sources::From(present)
+        Sources::From {
+            counting: enough.min(present.len()),
+            stores: present,
+        }
     }
 
     /// Judges a decree that somebody asks this store to accept.

@@ -228,7 +228,7 @@ impl Change34 {
         let set = |stores: &[StoreId]| stores.iter().fold(0, |set, s| set | bit(node(*s)));
         match history.sources(acquisition) {
             _ if self.bug == Some(Bug::CopiesBeforeAck) => Some(set(&acquisition.from)),
-            Sources::From(stores) => Some(set(&stores)),
+            Sources::From { stores, .. } => Some(set(&stores)),
             Sources::Wait(_) | Sources::Lost(_) => None,
         }
     }

@@ -19,7 +19,7 @@ pub fn amounts(receiving: &Receiving) -> String {
     };
     let lost = match receiving.lost {
         0 => String::new(),
-        lost => format!("; of {lost} too few old owners are left (`ringfort layout accept-loss`)"),
+        lost => format!("; of {lost} too few copies count (`ringfort layout accept-loss`)"),
     };
     format!(
         "{}, {}/s{left}{lost}",

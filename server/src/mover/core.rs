@@ -4,9 +4,11 @@
 //! received, and from whom. *Leaves out on purpose:* time, disk, network. After a crash the same knowledge, which is durable,
 //! gives the same task.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ringfort_ring::{Acquisition, Decree, History, PartitionId, Sources, Step, StoreId, Trackers};
+use ringfort_ring::{
+    Acquisition, Decree, Epoch, History, PartitionId, Sources, Step, StoreId, Trackers,
+};
 
 /// What the worker knows.
 pub struct Known<'a> {
@@ -16,10 +18,12 @@ pub struct Known<'a> {
     pub me: StoreId,
     /// What the newer of two live layouts gives it.
     pub acquired: &'a [Acquisition],
-    /// What it owns by the only live layout, and who owns it beside this store.
+    /// What it owns by the oldest live layout, and who owns it beside this store.
     pub owned: &'a [Acquisition],
     /// Whether its copy of a partition holds all that it should, durably said.
     pub is_synced: &'a dyn Fn(PartitionId) -> bool,
+    /// The same of another store, as far as this node has heard.
+    pub counts: &'a dyn Fn(StoreId, PartitionId) -> bool,
 }
 
 /// One thing to do.
@@ -50,7 +54,7 @@ pub struct Receiving {
     pub ready: Vec<Receipt>,
     /// These stores have not acknowledged yet, so that what they hold may still grow.
     pub waits_for: BTreeSet<StoreId>,
-    /// Of these partitions too few old owners are left, and the loss of the others is not accepted.
+    /// Of these partitions too few copies are left that count, and the loss of the others is not accepted.
     pub lost: Vec<PartitionId>,
 }
 
@@ -59,8 +63,12 @@ pub struct Receiving {
 pub struct Receipt {
     /// The partition.
     pub partition: PartitionId,
+    /// The layout by which it is to be had: the one that gives it, or else the oldest, by which this store owns it.
+    pub layout: Epoch,
     /// Its old owners, in the order in which they are asked. Empty: none is left, and the loss is accepted.
     pub from: Vec<StoreId>,
+    /// Of so many of them the copies must count.
+    pub counting: usize,
 }
 
 /// What to do next.
@@ -73,13 +81,15 @@ pub fn next(known: &Known<'_>) -> Task {
             Task::Acknowledge(partitions.collect(), Trackers { ack: epoch, ..mine })
         }
         Step::Merge(epoch) => {
-            let receiving = receiving(known);
+            let mut receiving = receiving(known);
             if receiving == Receiving::default() {
                 return Task::Merged(Trackers {
                     merged: epoch,
                     ..mine
                 });
             }
+            // Others may wait for what is missing here.
+            receiving.ready.extend(repairing(known).ready);
             Task::Receive(receiving)
         }
         Step::Flip(epoch) => Task::Flip(Trackers {
@@ -87,63 +97,87 @@ pub fn next(known: &Known<'_>) -> Task {
             ..mine
         }),
         Step::Retire(decree) => Task::Retire(decree),
-        Step::Settled => match repairing(known) {
+        Step::Settled | Step::Wait(_) => match repairing(known) {
             none if none == Receiving::default() => Task::Rest,
             missing => Task::Repair(missing),
         },
-        Step::Wait(_) => Task::Rest,
     }
 }
 
+/// What a new layout gives this store and is not here yet.
 fn receiving(known: &Known<'_>) -> Receiving {
     let mut receiving = Receiving::default();
+    let layout = known.history.decree().newest().epoch();
     let left = known.acquired.iter();
     for acquisition in left.filter(|a| !(known.is_synced)(a.partition)) {
-        let partition = acquisition.partition;
-        match known.history.sources(acquisition) {
-            Sources::From(mut from) => {
-                // Each old owner streams its share.
-                let first = partition.0 as usize % from.len().max(1);
-                from.rotate_left(first);
-                receiving.ready.push(Receipt { partition, from });
-            }
-            Sources::Wait(stores) => receiving.waits_for.extend(stores),
-            Sources::Lost(_) => receiving.lost.push(partition),
-        }
+        let sources = known.history.sources(acquisition);
+        receiving.add(known, (acquisition.partition, layout), sources);
     }
     receiving
 }
 
-/// What is missing here, by all other owners: a copy that was exchanged with each of them, all of them synced, holds whatever
-/// any quorum did. Without other owners, or while one is excused, nobody can tell, and it stays missing.
+/// What is missing here of what this store owns already, by all other owners.
 fn repairing(known: &Known<'_>) -> Receiving {
-    let is_off = |store: &StoreId| known.history.decree().excused().contains_key(store);
     let mut missing = Receiving::default();
-    for owned in known
-        .owned
-        .iter()
-        .filter(|o| !(known.is_synced)(o.partition))
-    {
-        let partition = owned.partition;
-        if owned.from.is_empty() || owned.from.iter().any(is_off) {
-            continue;
-        }
-        let mut from = owned.from.clone();
-        from.rotate_left(partition.0 as usize % owned.from.len());
-        missing.ready.push(Receipt { partition, from });
+    let layout = known.history.decree().oldest().epoch();
+    let owned = known.owned.iter();
+    for owned in owned.filter(|o| !(known.is_synced)(o.partition)) {
+        let sources = known.history.sources_of_repair(&owned.from);
+        missing.add(known, (owned.partition, layout), sources);
     }
     missing
+}
+
+impl Receiving {
+    fn add(
+        &mut self,
+        known: &Known<'_>,
+        (partition, layout): (PartitionId, Epoch),
+        sources: Sources,
+    ) {
+        match sources {
+            Sources::Wait(stores) => self.waits_for.extend(stores),
+            Sources::Lost(_) => self.lost.push(partition),
+            Sources::From { stores, counting } => {
+                let counted = stores.iter().filter(|s| (known.counts)(**s, partition));
+                if counted.count() < counting {
+                    self.lost.push(partition);
+                    return;
+                }
+                // Each old owner streams its share.
+                let first = partition.0 as usize % stores.len().max(1);
+                let mut from = stores;
+                from.rotate_left(first);
+                self.ready.push(Receipt {
+                    partition,
+                    layout,
+                    from,
+                    counting,
+                });
+            }
+        }
+    }
 }
 
 /// How far one partition is received. Kept in memory alone: after a crash it begins anew, and merging twice is harmless.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stage {
-    /// Old owners that are through: what each held past its own `ack` is here.
-    done: BTreeSet<StoreId>,
-    /// The one that is being asked, and the framed key to go on after.
-    at: Option<(StoreId, Vec<u8>)>,
+    /// Old owners that are through: what each held past its own `ack` is here; and whether it said with every page that its
+    /// copy counts.
+    done: BTreeMap<StoreId, bool>,
+    /// The one that is being asked.
+    at: Option<At>,
     /// The log sequence of the last change that was made here for it.
     pub sequence: u64,
+}
+
+/// In the midst of what an old owner holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct At {
+    store: StoreId,
+    /// The framed key to go on after.
+    after: Vec<u8>,
+    counts: bool,
 }
 
 /// What to ask of which old owner.
@@ -160,15 +194,15 @@ pub struct Ask {
 impl Stage {
     /// The next page to ask for; `None`: all old owners are through.
     pub fn next(&self, from: &[StoreId]) -> Option<Ask> {
-        let mut left = from.iter().filter(|store| !self.done.contains(store));
+        let mut left = from.iter().filter(|store| !self.done.contains_key(store));
         let store = *match &self.at {
-            Some((at, _)) if from.contains(at) && !self.done.contains(at) => at,
+            Some(At { store, .. }) if from.contains(store) && !self.done.contains_key(store) => {
+                store
+            }
             _ => left.next()?,
         };
-        let after = match &self.at {
-            Some((at, after)) if *at == store => after.clone(),
-            _ => Vec::new(),
-        };
+        let at = self.at.as_ref().filter(|at| at.store == store);
+        let after = at.map(|at| at.after.clone()).unwrap_or_default();
         Some(Ask {
             store,
             whole: self.done.is_empty(),
@@ -176,15 +210,32 @@ impl Stage {
         })
     }
 
-    /// A page of this old owner is merged here, by changes up to the log's `sequence`; it goes on after `next`, or is through.
-    pub fn advance(&mut self, store: StoreId, next: &[u8], sequence: u64) {
+    /// A page of this old owner, which says whether its copy counts, is merged here, by changes up to the log's `sequence`; it goes
+    /// on after `next`, or is through.
+    pub fn advance(&mut self, store: StoreId, next: &[u8], sequence: u64, counts: bool) {
         self.sequence = self.sequence.max(sequence);
+        let before = self.at.take().filter(|at| at.store == store);
+        let counts = counts && before.is_none_or(|at| at.counts);
         if next.is_empty() {
-            self.done.insert(store);
-            self.at = None;
+            self.done.insert(store, counts);
         } else {
-            self.at = Some((store, next.to_vec()));
+            let after = next.to_vec();
+            self.at = Some(At {
+                store,
+                after,
+                counts,
+            });
         }
+    }
+
+    /// Whether the copies of so many of these count. Otherwise those that did not are asked again.
+    pub fn suffices(&mut self, from: &[StoreId], counting: usize) -> bool {
+        let counts = |store: &&StoreId| self.done.get(store) == Some(&true);
+        let enough = from.iter().filter(counts).count() >= counting;
+        if !enough {
+            self.done.retain(|_, counts| *counts);
+        }
+        enough
     }
 }
 

@@ -190,6 +190,7 @@ impl Mover {
             acquired: &acquired,
             owned: &owned,
             is_synced: &|partition| !identity.unsynced.contains(partition.0),
+            counts: &|store, partition| view.counts(store, partition),
         })
     }
 
@@ -322,6 +323,9 @@ enum Setback {
     /// This store has forgotten something meanwhile, which may be what it had received.
     #[error("a record here is damaged: all that was received is received again")]
     Forgot,
+    /// Of some who hold it something is missing, too.
+    #[error("too few copies of it count")]
+    Uncounted,
     /// What came is not what was asked for, or damaged on its way.
     #[error("{store} sent what cannot be used: {why}")]
     Bad {

@@ -16,7 +16,7 @@ pub struct Figures {
     pub partitions: u64,
     /// Those that are received whole.
     pub received: u64,
-    /// Of which too few old owners are left: they are not received before their loss is accepted.
+    /// Of which too few copies are left that count: they are not received before the loss of the others is accepted.
     pub lost: u64,
     /// Bytes of objects received, since this process began with it.
     pub bytes: u64,
@@ -60,9 +60,10 @@ impl Progress {
         counts.last = Some(now);
     }
 
-    /// So many partitions cannot be received.
-    pub fn lost(&self, partitions: usize) {
-        self.counts().figures.lost = partitions as u64;
+    /// So many partitions cannot be received; gives whether that is news.
+    pub fn lost(&self, partitions: usize) -> bool {
+        let mut counts = self.counts();
+        std::mem::replace(&mut counts.figures.lost, partitions as u64) != partitions as u64
     }
 
     /// Bytes came.
@@ -106,7 +107,7 @@ pub fn gauges(figures: Figures) -> Vec<Gauge> {
         ),
         (
             "transfer_partitions_lost",
-            "Those of them that too few old owners are left of",
+            "Those of them that too few copies are left of that count",
             None,
             figures.lost as f64,
         ),

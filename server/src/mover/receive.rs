@@ -16,7 +16,7 @@ use ringfort_proto::{
     Failure,
     peer::{self, peer_client::PeerClient},
 };
-use ringfort_ring::{Epoch, PartitionId, StoreId, Token};
+use ringfort_ring::{PartitionId, StoreId, Token};
 use ringfort_storage::{Key, Record, store::Read, version::Object};
 use tonic::transport::Channel;
 
@@ -111,10 +111,9 @@ impl Sources {
     }
 }
 
-/// A partition, in which layout it is given, and by whom.
+/// A partition that is to be received, as long as the view is this one.
 struct Job<'a> {
     view: &'a View,
-    layout: Epoch,
     receipt: Receipt,
 }
 
@@ -122,18 +121,17 @@ impl Mover {
     /// One pass over what can be received now.
     pub(super) async fn receive(&mut self, view: &View, receiving: Receiving) -> Result<Turn, End> {
         self.tell_progress();
-        self.parts.progress.lost(receiving.lost.len());
-        if !receiving.lost.is_empty() {
+        let is_news = self.parts.progress.lost(receiving.lost.len());
+        if is_news && !receiving.lost.is_empty() {
             tracing::warn!(
                 partitions = receiving.lost.len(),
-                "too few old owners are left to receive from: see `layout accept-loss`"
+                "too few copies that count are left to receive from: see `layout accept-loss`"
             );
         }
         if self.received_as != self.parts.store.actor() {
             self.stages_of_none();
             self.received_as = self.parts.store.actor();
         }
-        let layout = view.history().decree().newest().epoch();
         let mut left = receiving.ready.into_iter();
         let mut running = FuturesUnordered::new();
         let mut pass = Pass::new(self.parts.clock.now());
@@ -143,11 +141,7 @@ impl Mover {
                 && !pass.is_over
                 && let Some(receipt) = left.find(|receipt| pass.may_end(receipt))
             {
-                running.push(this.one(Job {
-                    view,
-                    layout,
-                    receipt,
-                }));
+                running.push(this.one(Job { view, receipt }));
             }
             match running.next().await {
                 None => break,
@@ -195,8 +189,12 @@ impl Mover {
             if self.parts.store.actor() != self.received_as {
                 break Err(Setback::Forgot);
             }
-            let Some(ask) = stage.next(&job.receipt.from) else {
-                break Ok(stage.sequence);
+            let Receipt { from, counting, .. } = &job.receipt;
+            let Some(ask) = stage.next(from) else {
+                break match stage.suffices(from, *counting) {
+                    true => Ok(stage.sequence),
+                    false => Err(Setback::Uncounted),
+                };
             };
             if let Err(setback) = self.page(&job, &ask, &mut stage).await {
                 break Err(setback);
@@ -218,7 +216,7 @@ impl Mover {
         let began = clock.now();
         let request = peer::TransferRequest {
             fence: None,
-            layout: job.layout.0,
+            layout: job.receipt.layout.0,
             partition: job.receipt.partition.0,
             after: ask.after.clone().into(),
             leaves_only: !ask.whole,
@@ -227,11 +225,13 @@ impl Mover {
             max_bytes: PAGE_BYTES,
         };
         let page = self.sources.ask(job.view, ask.store, request).await?;
-        let (bytes, sequence) = match ask.whole {
-            true => self.merge(job, ask.store, page.moved).await?,
-            false => self.compare(job, ask.store, page.moved).await?,
+        let next = page.next.clone();
+        let came = match ask.whole {
+            true => self.merge(job, ask.store, page).await?,
+            false => self.compare(job, ask.store, page).await?,
         };
-        stage.advance(ask.store, &page.next, sequence);
+        let bytes = came.bytes;
+        stage.advance(ask.store, &next, came.sequence, came.counts);
         let now = clock.now();
         self.parts.progress.came(now, bytes);
         let clients = self.parts.coordinator.pending() > 0;
@@ -245,49 +245,39 @@ impl Mover {
         Ok(())
     }
 
-    /// Merges objects; gives their bytes, and the last log sequence.
+    /// Merges the objects of a page.
     async fn merge(
         &self,
         job: &Job<'_>,
         store: StoreId,
-        moved: Vec<peer::Moved>,
-    ) -> Result<(u64, u64), Setback> {
-        let (mut bytes, mut sequence) = (0, 0);
-        for moved in moved {
-            bytes += moved.object.len() as u64;
+        page: peer::TransferResponse,
+    ) -> Result<Came, Setback> {
+        let mut came = Came::nothing(page.counts);
+        for moved in page.moved {
+            came.bytes += moved.object.len() as u64;
             let bad = |why: String| Setback::Bad { store, why };
             let Some((key, object)) = checked(job, &moved).map_err(bad)? else {
                 continue;
             };
             let merged = self.local.merge(&key, object).await;
-            sequence = merged.map_err(|why| bad(why.to_string()))?.max(sequence);
+            let sequence = merged.map_err(|why| bad(why.to_string()))?;
+            came.sequence = came.sequence.max(sequence);
         }
-        Ok((bytes, sequence))
+        Ok(came)
     }
 
-    /// Compares leaves with what is here, and fetches what differs; gives as [`Self::merge`].
+    /// Compares the leaves of a page with what is here, and fetches and merges what differs.
     async fn compare(
         &self,
         job: &Job<'_>,
         store: StoreId,
-        leaves: Vec<peer::Moved>,
-    ) -> Result<(u64, u64), Setback> {
-        let mut theirs = Vec::with_capacity(leaves.len());
-        for moved in leaves {
-            let bad = |why: String| Setback::Bad { store, why };
-            theirs.push((key_in(job, &moved.key).map_err(bad)?, moved.leaf));
-        }
-        let keys: Vec<Key> = theirs.iter().map(|(key, _)| key.clone()).collect();
-        let mine = self.local.block(move |store| store.load(&keys)).await;
-        let mine = mine.map_err(|error| Setback::Broken(error.to_string()))?;
-        let differs = |read: &Read, leaf| !matches!(read, Read::Found(mine) if mine.leaf() == leaf);
-        let wanted = mine.iter().zip(theirs);
-        let wanted = wanted.filter(|(mine, (_, leaf))| differs(mine, *leaf));
-        let mut wanted: Vec<Bytes> = wanted.map(|(_, (key, _))| key.framed().clone()).collect();
-        let (mut bytes, mut sequence) = (0, 0);
+        page: peer::TransferResponse,
+    ) -> Result<Came, Setback> {
+        let mut all = Came::nothing(page.counts);
+        let mut wanted = self.differing(job, store, page.moved).await?;
         while !wanted.is_empty() {
             let request = peer::TransferRequest {
-                layout: job.layout.0,
+                layout: job.receipt.layout.0,
                 partition: job.receipt.partition.0,
                 keys: wanted.clone(),
                 max_bytes: PAGE_BYTES,
@@ -303,12 +293,56 @@ impl Mover {
                 let why = "other keys than were asked for".to_owned();
                 return Err(Setback::Bad { store, why });
             }
-            let got = answer.moved.len();
-            let (came, last) = self.merge(job, store, answer.moved).await?;
-            (bytes, sequence) = (bytes + came, sequence.max(last));
-            wanted.drain(..got);
+            wanted.drain(..answer.moved.len());
+            all.add(self.merge(job, store, answer).await?);
         }
-        Ok((bytes, sequence))
+        Ok(all)
+    }
+
+    /// The framed keys of those leaves that differ from what is here.
+    async fn differing(
+        &self,
+        job: &Job<'_>,
+        store: StoreId,
+        leaves: Vec<peer::Moved>,
+    ) -> Result<Vec<Bytes>, Setback> {
+        let mut theirs = Vec::with_capacity(leaves.len());
+        for moved in leaves {
+            let bad = |why: String| Setback::Bad { store, why };
+            theirs.push((key_in(job, &moved.key).map_err(bad)?, moved.leaf));
+        }
+        let keys: Vec<Key> = theirs.iter().map(|(key, _)| key.clone()).collect();
+        let mine = self.local.block(move |store| store.load(&keys)).await;
+        let mine = mine.map_err(|error| Setback::Broken(error.to_string()))?;
+        let differs = |read: &Read, leaf| !matches!(read, Read::Found(mine) if mine.leaf() == leaf);
+        let wanted = mine.iter().zip(theirs);
+        let wanted = wanted.filter(|(mine, (_, leaf))| differs(mine, *leaf));
+        Ok(wanted.map(|(_, (key, _))| key.framed().clone()).collect())
+    }
+}
+
+/// What came of asking an old owner.
+struct Came {
+    bytes: u64,
+    /// The last log sequence of what was changed here for it.
+    sequence: u64,
+    /// Whether its copy counts, as it says.
+    counts: bool,
+}
+
+impl Came {
+    fn nothing(counts: bool) -> Came {
+        Came {
+            bytes: 0,
+            sequence: 0,
+            counts,
+        }
+    }
+
+    fn add(&mut self, more: Came) {
+        self.bytes += more.bytes;
+        self.sequence = self.sequence.max(more.sequence);
+        self.counts &= more.counts;
     }
 }
 
@@ -344,7 +378,7 @@ impl Pass {
         match setback {
             Setback::Changed | Setback::Forgot => self.is_over = true,
             Setback::Unreachable { store, .. } => drop(self.unreached.insert(*store)),
-            Setback::Bad { .. } | Setback::Broken(_) => {}
+            Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
         }
     }
 }

@@ -86,7 +86,11 @@ impl Giver {
         }?;
         // What was read may be the leavings of an erasing, if the partition was given away meanwhile.
         self.judge(request)?;
-        Ok(page)
+        // What was found damaged while it was read makes the partition unsynced at once.
+        Ok(peer::TransferResponse {
+            counts: self.store.is_synced(request.partition),
+            ..page
+        })
     }
 
     fn judge(&self, request: &peer::TransferRequest) -> Result<(), Failure> {
@@ -142,6 +146,7 @@ impl Giver {
             fence: None,
             moved: moved.collect(),
             next: next.map(|key| key.framed().clone()).unwrap_or_default(),
+            counts: false,
         })
     }
 
@@ -157,7 +162,7 @@ impl Giver {
             })?;
             let found = match read.into_iter().next() {
                 Some(Read::Found(record)) => moved(&key, &record, false),
-                // Damaged here: nothing to give, as if it were not there. The other owners have it.
+                // Damaged here: nothing to give, and the copy does not count. The other owners have it.
                 _ => peer::Moved {
                     key: framed.clone(),
                     ..peer::Moved::default()

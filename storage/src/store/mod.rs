@@ -198,6 +198,11 @@ impl Store {
             .collect()
     }
 
+    /// Whether it lacks nothing of this partition, as far as it knows.
+    pub fn is_synced(&self, partition: u32) -> bool {
+        !self.inner.identity.current().unsynced.contains(partition)
+    }
+
     /// Says durably whether a partition is synced. Synced also ends the quarantine of its keys: every other owner's
     /// copy was merged.
     ///

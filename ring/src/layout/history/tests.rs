@@ -213,7 +213,11 @@ fn a_partition_comes_from_old_owners_past_their_ack() {
     for store in &from {
         history.hear(*store, at(2, 2, 1));
     }
-    assert_eq!(history.sources(&mine[0]), Sources::From(from));
+    let (stores, counting) = (from, 2);
+    assert_eq!(
+        history.sources(&mine[0]),
+        Sources::From { stores, counting }
+    );
 }
 
 #[test]
@@ -247,7 +251,10 @@ fn what_too_few_old_owners_are_left_to_vouch_for_needs_the_operators_word() {
     // Two of three still meet every write that two acknowledged.
     assert_eq!(
         history.sources(&acquisition),
-        Sources::From(acquisition.from[1..].to_vec())
+        Sources::From {
+            stores: acquisition.from[1..].to_vec(),
+            counting: 2
+        }
     );
     decide(&mut history, Change::Excuse(names[1].clone()));
     assert_eq!(
@@ -262,6 +269,9 @@ fn what_too_few_old_owners_are_left_to_vouch_for_needs_the_operators_word() {
     decide(&mut history, Change::AcceptLoss(names[1].clone()));
     assert_eq!(
         history.sources(&acquisition),
-        Sources::From(vec![acquisition.from[2]])
+        Sources::From {
+            stores: vec![acquisition.from[2]],
+            counting: 1
+        }
     );
 }

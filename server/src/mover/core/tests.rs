@@ -35,6 +35,8 @@ struct Worker {
     me: StoreId,
     acquired: Vec<Acquisition>,
     synced: BTreeSet<PartitionId>,
+    /// What others have said not to count.
+    uncounted: BTreeSet<(StoreId, PartitionId)>,
 }
 
 impl Worker {
@@ -48,6 +50,7 @@ impl Worker {
             history: History::new(Arc::new(decree)),
             me: StoreId(me),
             synced: BTreeSet::new(),
+            uncounted: BTreeSet::new(),
         }
     }
 
@@ -58,6 +61,7 @@ impl Worker {
             acquired: &self.acquired,
             owned: &[],
             is_synced: &|partition| self.synced.contains(&partition),
+            counts: &|store, partition| !self.uncounted.contains(&(store, partition)),
         })
     }
 
@@ -194,54 +198,87 @@ fn a_partition_is_streamed_from_one_and_compared_with_the_others() {
     };
     let mut stage = Stage::default();
     assert_eq!(stage.next(&from), ask(2, true, b""));
-    stage.advance(StoreId(2), b"k1", 7);
+    stage.advance(StoreId(2), b"k1", 7, true);
     assert_eq!(stage.next(&from), ask(2, true, b"k1"));
     // It is excused meanwhile: the next one is begun with, and nothing of what came counts as through.
     assert_eq!(stage.next(&from[1..]), ask(3, true, b""));
-    stage.advance(StoreId(3), b"", 9);
+    stage.advance(StoreId(3), b"", 9, true);
     assert_eq!(stage.next(&from), ask(2, false, b""));
-    stage.advance(StoreId(2), b"k1", 0);
+    stage.advance(StoreId(2), b"k1", 0, false);
     assert_eq!(stage.next(&from), ask(2, false, b"k1"));
-    stage.advance(StoreId(2), b"", 8);
+    stage.advance(StoreId(2), b"", 8, true);
     assert_eq!(stage.next(&from), ask(4, false, b""));
-    stage.advance(StoreId(4), b"", 0);
+    stage.advance(StoreId(4), b"", 0, true);
     assert_eq!((stage.next(&from), stage.sequence), (None, 9));
+    assert!(stage.suffices(&from, 2));
+    assert!(!stage.suffices(&from, 3), "a page of 2 was not whole");
+    assert_eq!(stage.next(&from), ask(2, false, b""), "it is asked again");
+    stage.advance(StoreId(2), b"", 0, true);
+    assert!(stage.next(&from).is_none() && stage.suffices(&from, 3));
     assert_eq!(Stage::default().next(&[]), None, "nobody is left");
 }
 
-/// One layout is live: what is missing comes from all other owners, and from none while one of them is excused.
+#[test]
+fn an_old_owner_that_lacks_something_is_not_enough() {
+    let mut worker = Worker::new(1);
+    for store in 1..=4 {
+        worker.hear(store, [2, 1, 1]);
+    }
+    let acquisition = worker.acquired[0].clone();
+    let partition = acquisition.partition;
+    worker.uncounted.insert((acquisition.from[0], partition));
+    assert_eq!(worker.receiving().lost, [], "two of three do");
+    worker.uncounted.insert((acquisition.from[1], partition));
+    assert_eq!(worker.receiving().lost, [partition]);
+}
+
+/// Of what this store owns already.
 #[test]
 fn what_is_missing_is_asked_of_all_other_owners() {
     let members = (1..=3).map(member).collect();
     let layout = Layout::new(Epoch(1), 16, 3, members).expect("valid");
     let founded = Decree::founding(layout);
-    let others = |from: &[u64]| Acquisition {
-        partition: PartitionId(1),
-        from: from.iter().copied().map(StoreId).collect(),
-    };
-    let task = |decree: &Decree, owned: &[Acquisition], synced: bool| {
+    let partition = PartitionId(1);
+    let task = |decree: &Decree, from: &[u64], synced: &[u64]| {
+        let owned = Acquisition {
+            partition,
+            from: from.iter().copied().map(StoreId).collect(),
+        };
         next(&Known {
             history: &History::new(Arc::new(decree.clone())),
             me: StoreId(1),
             acquired: &[],
-            owned,
-            is_synced: &|_| synced,
+            owned: &[owned],
+            is_synced: &|_| synced.contains(&1),
+            counts: &|store, _| synced.contains(&store.0),
         })
     };
-    let missing = task(&founded, &[others(&[2, 3])], false);
-    let Task::Repair(Receiving { ready, .. }) = missing else {
-        panic!("{missing:?}");
+    let lost = Task::Repair(Receiving {
+        lost: vec![partition],
+        ..Receiving::default()
+    });
+    let Task::Repair(Receiving { ready, .. }) = task(&founded, &[2, 3], &[2, 3]) else {
+        panic!("both others hold it");
     };
-    assert_eq!(ready.len(), 1);
+    assert_eq!((ready.len(), ready[0].counting), (1, 2));
     let mut from = ready[0].from.clone();
     from.sort();
     assert_eq!(from, [StoreId(2), StoreId(3)]);
-    assert_eq!(task(&founded, &[others(&[2, 3])], true), Task::Rest);
+    assert_eq!(task(&founded, &[2, 3], &[1, 2, 3]), Task::Rest);
     assert_eq!(
-        task(&founded, &[others(&[])], false),
-        Task::Rest,
-        "nobody can tell"
+        task(&founded, &[2, 3], &[3]),
+        lost,
+        "2 may know what 3 does not"
     );
+    assert_eq!(task(&founded, &[], &[]), lost, "nobody can tell");
     let excused = apply(&founded, &[Change::Excuse(member(3).name)]).expect("fits");
-    assert_eq!(task(&excused, &[others(&[2, 3])], false), Task::Rest);
+    assert_eq!(task(&excused, &[2, 3], &[2]), lost);
+    let accepted = apply(&founded, &[Change::AcceptLoss(member(3).name)]).expect("fits");
+    let Task::Repair(Receiving { ready, .. }) = task(&accepted, &[2, 3], &[2]) else {
+        panic!("the operator has accepted what 3 alone may have known");
+    };
+    assert_eq!(
+        (&ready[0].from[..], ready[0].counting),
+        (&[StoreId(2)][..], 1)
+    );
 }
