@@ -24,6 +24,8 @@ const MAX_CLIENTS: u64 = 65_536;
 const MAX_SECONDS: u64 = 86_400;
 /// The longest value, in bytes: what a node takes.
 const MAX_VALUE_BYTES: u64 = 1 << 20;
+/// Most operations a second that can be asked for.
+const MAX_RATE: u64 = 10_000_000;
 /// Most keys.
 const MAX_KEYS: u64 = 100_000_000;
 /// Significant digits of the latencies.
@@ -59,6 +61,9 @@ pub struct Bench {
     /// How long
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
     seconds: u64,
+    /// So many operations a second, evenly spread; latencies count from when each was due [default: as many as go]
+    #[arg(long, value_name = "OPERATIONS", value_parser = clap::value_parser!(u64).range(1..=MAX_RATE))]
+    rate: Option<u64>,
     /// Size of each value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=MAX_VALUE_BYTES))]
     value_size: u64,
@@ -84,12 +89,14 @@ pub fn run(bench: &Bench, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         try_join_all(writers.iter_mut().map(|w| w.load(bench.mode))).await?;
         let started = Instant::now();
         let end = started + Duration::from_secs(bench.seconds);
-        let runs = join_all(
-            writers
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run(bench.mode, bench.keys, end))),
-        )
-        .await;
+        let runs = writers.into_iter().zip(0..).map(|(writer, number)| {
+            let pace = bench.rate.map(|rate| Pace {
+                first: started + Duration::from_secs_f64(f64::from(number) / rate as f64),
+                every: Duration::from_secs_f64(clients as f64 / rate as f64),
+            });
+            tokio::spawn(writer.run(bench.mode, bench.keys, pace, end))
+        });
+        let runs = join_all(runs).await;
         let seconds = started.elapsed().as_secs_f64();
         let mut total = Tally::new();
         for run in runs {
@@ -153,6 +160,20 @@ impl Tally {
     }
 }
 
+/// When a writer's operations are due. One that is late goes on at once, so that what made it late counts for each of those that
+/// waited.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    first: Instant,
+    every: Duration,
+}
+
+impl Pace {
+    fn due(&self, turn: usize) -> Instant {
+        self.first + self.every.mul_f64(turn as f64)
+    }
+}
+
 /// One operation in flight at a time, on keys that nobody else writes.
 struct Writer {
     client: Client,
@@ -199,11 +220,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn run(mut self, mode: Mode, keys: u64, end: Instant) -> Tally {
+    async fn run(mut self, mode: Mode, keys: u64, pace: Option<Pace>, end: Instant) -> Tally {
         let mut tally = Tally::new();
         let mut turn = 0_usize;
         loop {
-            let begun = Instant::now();
+            let begun = pace.map_or_else(Instant::now, |pace| pace.due(turn));
+            tokio::time::sleep_until(begun.min(end)).await;
             if begun >= end {
                 return tally;
             }
@@ -312,6 +334,16 @@ mod tests {
         let at = |quantile| total.latency.value_at_quantile(quantile);
         assert_eq!((at(0.25), at(0.5), total.latency.len()), (1, 400, 4));
         assert!(at(1.0) >= MAX_LATENCY_US);
+    }
+
+    #[tokio::test]
+    async fn a_pace_does_not_drift() {
+        let pace = Pace {
+            first: Instant::now(),
+            every: Duration::from_millis(3),
+        };
+        assert_eq!(pace.due(0), pace.first);
+        assert_eq!(pace.due(1_000), pace.first + Duration::from_secs(3));
     }
 
     #[test]
