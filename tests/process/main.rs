@@ -1,6 +1,7 @@
 //! Ringfort as a user has it: real processes, killed for real.
 
 mod bad_input;
+mod busy;
 mod cluster;
 mod elastic;
 mod join;

@@ -1,6 +1,10 @@
 //! `ringfort bench`: how many operations a second, and how long each takes, through the client as users have it.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -64,6 +68,9 @@ pub struct Bench {
     /// So many operations a second, evenly spread; latencies count from when each was due [default: as many as go]
     #[arg(long, value_name = "OPERATIONS", value_parser = clap::value_parser!(u64).range(1..=MAX_RATE))]
     rate: Option<u64>,
+    /// Also prints a line each so many seconds, of those alone
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
+    every: Option<u64>,
     /// Size of each value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=MAX_VALUE_BYTES))]
     value_size: u64,
@@ -89,14 +96,25 @@ pub fn run(bench: &Bench, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         try_join_all(writers.iter_mut().map(|w| w.load(bench.mode))).await?;
         let started = Instant::now();
         let end = started + Duration::from_secs(bench.seconds);
+        let since = bench.every.map(|_| Arc::new(Mutex::new(Tally::new())));
         let runs = writers.into_iter().zip(0..).map(|(writer, number)| {
             let pace = bench.rate.map(|rate| Pace {
                 first: started + Duration::from_secs_f64(f64::from(number) / rate as f64),
                 every: Duration::from_secs_f64(clients as f64 / rate as f64),
             });
-            tokio::spawn(writer.run(bench.mode, bench.keys, pace, end))
+            tokio::spawn(writer.run(bench.mode, bench.keys, pace, since.clone(), end))
         });
-        let runs = join_all(runs).await;
+        let runs = join_all(runs.collect::<Vec<_>>());
+        let lines = async {
+            let (Some(every), Some(since)) = (bench.every, &since) else {
+                return std::future::pending().await;
+            };
+            each(every, since, started, out).await
+        };
+        let runs = tokio::select! {
+            runs = runs => runs,
+            Err(error) = lines => return Err(error),
+        };
         let seconds = started.elapsed().as_secs_f64();
         let mut total = Tally::new();
         for run in runs {
@@ -104,6 +122,41 @@ pub fn run(bench: &Bench, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         }
         report(&total, seconds, out)
     })
+}
+
+/// Prints what was measured since the last time, for ever; gives what keeps it from printing.
+async fn each(
+    every: u64,
+    since: &Mutex<Tally>,
+    started: Instant,
+    out: Out,
+) -> Result<Infallible, CliError> {
+    for turn in 1.. {
+        let until = every * turn;
+        tokio::time::sleep_until(started + Duration::from_secs(until)).await;
+        let tally = std::mem::replace(&mut *lock(since), Tally::new());
+        let at = |quantile| tally.latency.value_at_quantile(quantile);
+        let ops_per_s = tally.latency.len() / every;
+        if out.json {
+            out.value(&json!({
+                "until_s": until, "ops_per_s": ops_per_s, "errors": tally.errors,
+                "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999),
+            }))?;
+        } else {
+            out.say(&format!(
+                "{until} s: {ops_per_s} operations/s, {} errors, p50 {} us, p99 {} us, p99.9 {} us",
+                tally.errors,
+                at(0.5),
+                at(0.99),
+                at(0.999)
+            ));
+        }
+    }
+    unreachable!("turns do not end")
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn report(total: &Tally, seconds: f64, out: Out) -> Result<Exit, CliError> {
@@ -220,7 +273,14 @@ impl Writer {
         Ok(())
     }
 
-    async fn run(mut self, mode: Mode, keys: u64, pace: Option<Pace>, end: Instant) -> Tally {
+    async fn run(
+        mut self,
+        mode: Mode,
+        keys: u64,
+        pace: Option<Pace>,
+        since: Option<Arc<Mutex<Tally>>>,
+        end: Instant,
+    ) -> Tally {
         let mut tally = Tally::new();
         let mut turn = 0_usize;
         loop {
@@ -241,9 +301,15 @@ impl Writer {
                 Ok(()) => {
                     let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                     tally.latency.saturating_record(us);
+                    if let Some(since) = &since {
+                        lock(since).latency.saturating_record(us);
+                    }
                 }
                 Err(error) => {
                     tally.errors += 1;
+                    if let Some(since) = &since {
+                        lock(since).errors += 1;
+                    }
                     tally.last_error = Some(error);
                     tokio::time::sleep(ERROR_PAUSE).await;
                 }
