@@ -141,21 +141,30 @@ impl IdentityFile {
         create: impl FnOnce() -> Identity,
     ) -> Result<Self, SlotError> {
         let (mut slots, loaded) = TwoSlot::open(disk, NAME, FORMAT)?;
-        let created = loaded.is_none();
-        let identity = match loaded {
-            Some(loaded) => decode(&loaded.payload)?,
-            None => {
-                let identity = create();
-                slots.write(FORMAT, &encode(&identity)?)?;
-                identity
-            }
+        if let Some(loaded) = loaded {
+            return Ok(Self::new(slots, decode(&loaded.payload)?, false));
+        }
+        let identity = create();
+        slots.write(FORMAT, &encode(&identity)?)?;
+        Ok(Self::new(slots, identity, true))
+    }
+
+    /// Reads the identity of a disk; `None` if there is none, and none is made.
+    pub fn load(disk: Arc<dyn Disk>) -> Result<Option<Self>, SlotError> {
+        let (slots, loaded) = TwoSlot::open(disk, NAME, FORMAT)?;
+        let Some(loaded) = loaded else {
+            return Ok(None);
         };
-        Ok(Self {
+        Ok(Some(Self::new(slots, decode(&loaded.payload)?, false)))
+    }
+
+    fn new(slots: TwoSlot, identity: Identity, created: bool) -> Self {
+        Self {
             slots: Mutex::new(slots),
             current: Mutex::new(Arc::new(identity)),
             created,
             failure: watch::Sender::new(None),
-        })
+        }
     }
 
     /// Whether this start made the file: the directory is new.

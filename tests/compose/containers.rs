@@ -13,6 +13,8 @@ const PROJECT: &str = "ringfort-storm";
 const IMAGE: &str = "ringfort-storm:local";
 /// The services, and their hosts' names.
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
+/// The service of further nodes.
+const MORE: &str = "node";
 /// Published ports of the first node; the others follow.
 const CLIENT_PORT: u16 = 17_400;
 const HTTP_PORT: u16 = 17_600;
@@ -61,12 +63,40 @@ impl Containers {
         Some(containers)
     }
 
+    /// Has Docker start so many further nodes, and does not wait for them.
+    pub fn scale(&self, more: usize) {
+        let scale = format!("{MORE}={more}");
+        (self.compose).run(&["up", "--detach", "--scale", &scale]);
+    }
+
+    /// Makes the containers of the further nodes anew: with their data, and with other names and addresses.
+    pub fn renew_more(&self, more: usize) {
+        let before = self.more();
+        let scale = format!("{MORE}={more}");
+        let anew = ["up", "--detach", "--no-deps", "--force-recreate"];
+        (self.compose).run(&[&anew[..], &["--scale", &scale, MORE]].concat());
+        let after = self.more();
+        assert_eq!(after.len(), more);
+        assert!(after.iter().all(|id| !before.contains(id)), "{before:?}");
+    }
+
+    /// Ids of the containers of further nodes.
+    fn more(&self) -> Vec<String> {
+        let ids = self.compose.run(&["ps", "--quiet", MORE]);
+        ids.lines().map(str::to_owned).collect()
+    }
+
     /// Panics if a node ended by itself or badly, or panicked.
     pub fn assert_never_failed(mut self) {
         for (node, name) in NODES.iter().enumerate() {
             self.note_restarts(node);
             let log = self.compose.run(&["logs", "--no-color", name]);
             assert!(!log.contains("panicked"), "{name} panicked");
+        }
+        for id in self.more() {
+            let count = docker(&["inspect", "--format", "{{.RestartCount}}", &id]);
+            let log = docker(&["logs", "--tail", LOG_LINES, &id]);
+            assert_eq!(count, "0", "{id} ended by itself: {log}");
         }
         assert!(self.failed.is_empty(), "{:?}", self.failed);
     }

@@ -5,9 +5,16 @@
 
 mod containers;
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use containers::Containers;
+use futures::{StreamExt, stream};
+use ringfort_client::{Client, ClusterStatus};
 use ringfort_tests::{
     outside::{Held, Options, run},
     trace::Trace,
@@ -18,9 +25,97 @@ const CLIENTS: usize = 6;
 /// How long faults come in one storm, in ms.
 const STORM_MS: u64 = 25_000;
 
+/// Keys that are there before nodes come.
+const KEYS: usize = 3_000;
+/// Writes and reads of them at once.
+const KEYS_AT_ONCE: usize = 64;
+/// Time between two looks at a cluster that takes nodes in.
+const LOOK: Duration = Duration::from_millis(500);
+/// Looks until the test gives up on it: three minutes.
+const LOOKS_MAX: u32 = 360;
+
+/// One cluster at a time: its name and its ports are the same.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(i: usize) -> String {
+    format!("key {i}")
+}
+
+async fn write_all(client: &Client) {
+    let write = |i| async move {
+        let written = client.put(key(i), format!("value {i}")).await;
+        written.unwrap_or_else(|error| panic!("{}: {error}", key(i)));
+    };
+    let all = stream::iter(0..KEYS).map(write);
+    all.buffer_unordered(KEYS_AT_ONCE).collect::<()>().await;
+}
+
+async fn read_all(client: &Client) {
+    let read = |i| async move {
+        let read = client.get(key(i)).await;
+        let read = read.unwrap_or_else(|error| panic!("{}: {error}", key(i)));
+        let value = read.one().expect("no siblings").expect("a value");
+        assert_eq!(value, format!("value {i}"), "{}", key(i));
+    };
+    let all = stream::iter(0..KEYS).map(read);
+    all.buffer_unordered(KEYS_AT_ONCE).collect::<()>().await;
+}
+
+/// Waits until so many nodes are members that are up, own partitions, and hold all that they should, by one layout.
+async fn settled(client: &Client, nodes: usize) -> ClusterStatus {
+    let mut last = String::new();
+    for _ in 0..LOOKS_MAX {
+        if let (Ok(status), Ok(layouts)) = (client.status().await, client.layouts().await) {
+            let mut all = status.nodes.iter();
+            let whole = all.all(|n| n.state == "up" && n.owned > 0 && n.unsynced == 0);
+            if status.nodes.len() == nodes && whole && layouts.live.len() == 1 {
+                return status;
+            }
+            last = format!("{status:?}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    panic!("{nodes} nodes do not settle: {last}");
+}
+
+/// Two nodes more by `--scale`: they are added by themselves, receive their share, and stay the nodes that they are when their
+/// containers are made anew.
+#[test]
+#[ignore = "needs Docker and the static binary: `.ci/compose` runs it"]
+fn two_more_nodes_come_by_scale() {
+    let _alone = alone();
+    let Some(containers) = Containers::up() else {
+        println!("skipped: no Docker with compose answers here");
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = Client::builder().endpoints(containers.endpoints()).build();
+        let client = client.expect("a client");
+        settled(&client, 3).await;
+        write_all(&client).await;
+        containers.scale(2);
+        let five = settled(&client, 5).await;
+        read_all(&client).await;
+        let names = |status: &ClusterStatus| -> Vec<String> {
+            let mut names: Vec<String> = status.nodes.iter().map(|n| n.name.clone()).collect();
+            names.sort();
+            names
+        };
+        containers.renew_more(2);
+        assert_eq!(names(&settled(&client, 5).await), names(&five));
+        read_all(&client).await;
+    });
+    containers.assert_never_failed();
+}
+
 #[test]
 #[ignore = "needs Docker and the static binary: `.ci/compose` runs it"]
 fn containers_keep_every_promise_in_a_storm() {
+    let _alone = alone();
     for seed in Options::seeds() {
         let Some(mut containers) = Containers::up() else {
             println!("skipped: no Docker with compose answers here");

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "kill, prctl, setrlimit and pre_exec exist in no other form"
+    reason = "kill, prctl, setrlimit, gethostname and pre_exec exist in no other form"
 )]
 
 use std::{io, process::Stdio};
@@ -75,4 +75,31 @@ pub fn raise_open_files() -> Option<u64> {
     } else {
         limit.rlim_cur
     })
+}
+
+/// The name of this host, as it calls itself; `None` if it has none, or one that is no text.
+pub fn host_name() -> Option<String> {
+    /// Longer than any system allows.
+    const BYTES_MAX: usize = 256;
+    let mut name = [0_u8; BYTES_MAX];
+    // SAFETY: gethostname writes at most so many bytes as are lent to it, and the last one stays 0.
+    if unsafe { libc::gethostname(name.as_mut_ptr().cast(), BYTES_MAX - 1) } != 0 {
+        return None;
+    }
+    let name = std::ffi::CStr::from_bytes_until_nul(&name).ok()?;
+    let name = name.to_str().ok()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_the_name_that_the_kernel_says() {
+        let Ok(said) = std::fs::read_to_string("/proc/sys/kernel/hostname") else {
+            return; // no Linux
+        };
+        assert_eq!(host_name().unwrap_or_default(), said.trim_end());
+    }
 }

@@ -22,11 +22,11 @@ use tokio::{
 use super::{
     exit::{CliError, Exit},
     out::{Out, colours},
-    process::raise_open_files,
+    process::{host_name, raise_open_files},
 };
 use crate::{
     clock::SystemClock,
-    config::{Config, Flags, unknown_env},
+    config::{Config, Flags, HOST_NAME_ENV, unknown_env},
     net::TcpNet,
     node::{self, Event, Fatal, Parts, ThreadDriver},
 };
@@ -69,9 +69,13 @@ pub struct Serve {
 /// Exit 2 for a bad configuration, 1 for a node that cannot start or go on.
 pub fn run(serve: &Serve, out: Out) -> Result<Exit, CliError> {
     // A variable that is not text cannot be a setting.
-    let env: BTreeMap<String, String> = std::env::vars_os()
+    let mut env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    // What the environment says may be a shell's, of another host.
+    if let Some(host) = host_name() {
+        env.insert(HOST_NAME_ENV.to_owned(), host);
+    }
     let mut config = Config::load(&serve.flags, &env, serve.config.as_deref())?;
     for problem in unknown_env(&env) {
         out.say(&format!("warning: {problem}"));

@@ -21,6 +21,12 @@ pub use value::{ByteSize, HostPort, InitialMember, Setting, parse_duration};
 
 /// Prefix of the environment variables that are settings.
 pub const ENV_PREFIX: &str = "RINGFORT_";
+/// Stands for the host's name in the text of any setting, wherever it came from.
+const HOST_NAME: &str = "{hostname}";
+/// The environment variable that has the host's name.
+pub const HOST_NAME_ENV: &str = "HOSTNAME";
+/// The source of a name that nobody gave.
+const FROM_HOST: Source = Source::Derived("the host's name");
 /// Environment variables with the prefix that are not settings of `serve`.
 const OTHER_ENV: &[&str] = &["ENDPOINTS", "CONFIG", "LOG", "ENGINE_RESTARTS"];
 /// A configuration file is this long at most, in bytes.
@@ -127,8 +133,8 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Name of this node, unique in the cluster: 1 to 63 of a-z, 0-9 and '-'
-    name: String = None, (value_name = "NAME");
+    /// Name of this node, unique in the cluster: 1 to 63 of a-z, 0-9 and '-' [default: that of the directory, else the host's]
+    name: String = Some("{hostname}"), (value_name = "NAME");
     /// Directory of this node's data [default: ringfort-data/NAME]
     data_dir: PathBuf = Some(""), (value_name = "DIR");
     /// Where to listen for clients (gRPC)
@@ -204,7 +210,8 @@ settings! {
 }
 
 impl Config {
-    /// Combines the sources and validates the result. `env` holds the process's environment; `file` is the path given
+    /// Combines the sources and validates the result. `env` holds the process's environment, with the host's name as
+    /// [`HOST_NAME_ENV`]; `file` is the path given
     /// by `--config` (or `RINGFORT_CONFIG`).
     ///
     /// # Errors
@@ -218,7 +225,10 @@ impl Config {
             Some(path) => file::read(path, &read_file(path)?, NAMES)?,
             None => BTreeMap::new(),
         };
-        let mut texts = Texts::default();
+        let mut texts = Texts {
+            host: env.get(HOST_NAME_ENV).filter(|h| !h.is_empty()).cloned(),
+            ..Texts::default()
+        };
         for &name in NAMES {
             let variable = format!("{ENV_PREFIX}{}", name.to_uppercase());
             let found = if let Some(text) = flags.get(name) {
@@ -239,6 +249,11 @@ impl Config {
         config.derive();
         config.validate()?;
         Ok(config)
+    }
+
+    /// Whether nobody gave the node a name, so that a directory that has one keeps it.
+    pub fn is_named_by_host(&self) -> bool {
+        self.sources["name"] == FROM_HOST
     }
 
     /// The limits of the data path.
@@ -325,6 +340,8 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 #[derive(Default)]
 struct Texts {
     given: BTreeMap<&'static str, (String, Source)>,
+    /// The host's name, if it is known.
+    host: Option<String>,
     sources: BTreeMap<&'static str, Source>,
     problems: Vec<String>,
 }
@@ -334,12 +351,23 @@ impl Texts {
         let given = self.given.remove(name);
         let (text, source) = match (given, default) {
             (Some(given), _) => given,
-            (None, Some(default)) => (default.to_owned(), Source::Default),
-            (None, None) => {
+            (None, Some(HOST_NAME)) if self.host.is_some() => (HOST_NAME.to_owned(), FROM_HOST),
+            (None, Some(default)) if default != HOST_NAME => (default.to_owned(), Source::Default),
+            (None, _) => {
                 self.problems.push(format!(
                     "`{name}` is required: pass --{}, set {ENV_PREFIX}{}, or write it into the file",
                     name.replace('_', "-"),
                     name.to_uppercase()
+                ));
+                return None;
+            }
+        };
+        let text = match (text.contains(HOST_NAME), &self.host) {
+            (false, _) => text,
+            (true, Some(host)) => text.replace(HOST_NAME, host),
+            (true, None) => {
+                self.problems.push(format!(
+                    "`{name}` is {text}, and this host has no name ({source})"
                 ));
                 return None;
             }

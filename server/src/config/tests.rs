@@ -54,6 +54,33 @@ fn flags_beat_environment_beats_file_beats_default() {
 }
 
 #[test]
+fn the_hosts_name_stands_in_for_a_name_and_wherever_it_is_asked_for() {
+    let on = |host: &str, pairs: &[(&str, &str)]| {
+        Config::load(&flags(pairs), &env(&[(HOST_NAME_ENV, host)]), None)
+    };
+    let config = on("ash", &[("peer_advertise", "{hostname}:7500")]).expect("valid");
+    assert_eq!(config.name, "ash");
+    assert!(config.is_named_by_host());
+    assert_eq!(
+        config.peer_advertise.expect("given").to_string(),
+        "ash:7500"
+    );
+    assert_eq!(config.data_dir, Path::new("ringfort-data/ash"));
+    let config = on("ash", &[("name", "n0")]).expect("valid");
+    assert_eq!(
+        (config.name.as_str(), config.is_named_by_host()),
+        ("n0", false)
+    );
+    let error = on("Ash.example", &[]).expect_err("no name for a node");
+    assert!(error.to_string().contains("pass --name"), "{error}");
+    let words = refused(&[("name", "n0"), ("zone", "{hostname}")]);
+    assert!(
+        words.contains("this host has no name (flag --zone)"),
+        "{words}"
+    );
+}
+
+#[test]
 fn what_check_config_prints_is_a_file_with_the_same_meaning() {
     let first = load(&[
         ("name", "n0"),

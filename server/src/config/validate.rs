@@ -74,7 +74,10 @@ impl Problems<'_> {
             "name",
             NodeName::new(&c.name)
                 .map(drop)
-                .map_err(|e| format!("is `{}`: {e}", c.name)),
+                .map_err(|e| match c.is_named_by_host() {
+                    true => format!("is `{}`: {e}; pass --name", c.name),
+                    false => format!("is `{}`: {e}", c.name),
+                }),
         );
         judge(
             "capacity",

@@ -66,7 +66,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Fatal> {
     let shutdown = shutdown.shared();
-    let node = Node::new(config, parts);
+    let node = Node::new(start::named(config, &parts.disk)?, parts);
     let tasks = Tasks::default();
     let started = tokio::select! {
         started = node.start(&tasks) => Some(started?),

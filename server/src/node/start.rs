@@ -40,6 +40,24 @@ pub struct Home {
     _lock: ringfort_storage::disk::DirectoryLock,
 }
 
+/// The settings with the name that the directory has, if nobody gave one: the host of a container that is made anew has another
+/// name, and the node is the same.
+pub fn named(config: Config, disk: &Arc<dyn Disk>) -> Result<Config, Fatal> {
+    if !config.is_named_by_host() {
+        return Ok(config);
+    }
+    let fail = |error: &dyn std::fmt::Display| {
+        Fatal::Start(format!("{}: {error}", config.data_dir.display()))
+    };
+    let _lock = disk.lock(LOCK_FILE).map_err(|e| fail(&e))?;
+    let kept = IdentityFile::load(Arc::clone(disk)).map_err(|e| fail(&e))?;
+    let name = kept.map(|kept| kept.current().node_name.clone());
+    Ok(Config {
+        name: name.unwrap_or_else(|| config.name.clone()),
+        ..config
+    })
+}
+
 /// Locks the directory and reads, or makes, its identity.
 pub fn open(config: &Config, disk: &Arc<dyn Disk>, chance: &mut StdRng) -> Result<Home, Fatal> {
     let fail = |error: &dyn std::fmt::Display| {

@@ -31,7 +31,7 @@ use tonic::{Request, Status, transport::Channel};
 use super::{Event, Fatal, Parts, ThreadDriver, run};
 use crate::{
     clock::SystemClock,
-    config::{Config, Flags},
+    config::{Config, Flags, HOST_NAME_ENV},
     net::{Net, channel},
     testing::MemNet,
 };
@@ -92,10 +92,10 @@ struct Run {
     node: JoinHandle<Result<(), Fatal>>,
 }
 
-fn config(name: &str, initial: &[&str]) -> Config {
+fn flags(name: &str, initial: &[&str]) -> Flags {
     let some = |text: String| Some(text);
     let members: Vec<String> = initial.iter().map(|n| format!("{n}={n}:7500")).collect();
-    let flags = Flags {
+    Flags {
         name: some(name.to_owned()),
         client_addr: some(format!("{name}:7400")),
         peer_addr: some(format!("{name}:7500")),
@@ -105,8 +105,12 @@ fn config(name: &str, initial: &[&str]) -> Config {
         table_bytes: some("4MiB".to_owned()),
         connect_timeout: some("500ms".to_owned()),
         ..Flags::default()
-    };
-    Config::load(&flags, &BTreeMap::new(), None).expect("a good configuration")
+    }
+}
+
+fn config(name: &str, initial: &[&str]) -> Config {
+    let loaded = Config::load(&flags(name, initial), &BTreeMap::new(), None);
+    loaded.expect("a good configuration")
 }
 
 fn start(net: &MemNet, home: &Home, name: &'static str, initial: &[&str], seed: u64) -> Run {
@@ -290,6 +294,18 @@ async fn a_directory_knows_its_node() {
         matches!(&ended, Err(Fatal::Start(why)) if why.contains("directory of node a")),
         "{ended:?}"
     );
+    // Named by nobody it is that node, whatever its host is called by now.
+    let unnamed = Flags {
+        name: None,
+        ..flags("a", &[])
+    };
+    let host = BTreeMap::from([(HOST_NAME_ENV.to_owned(), "renamed".to_owned())]);
+    let config = Config::load(&unnamed, &host, None).expect("a good configuration");
+    assert_eq!(config.name, "renamed");
+    let mut run = start_with(&net, &home, "a", config, 4);
+    assert!(run.ready().await);
+    assert_eq!(run.status().await.nodes[0].name, "a");
+    run.stop().await;
 }
 
 /// I3: a copy that has forgotten what it acknowledged must not be read from.
