@@ -7,6 +7,7 @@ mod acquire;
 mod decree;
 mod history;
 mod plan;
+mod recover;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use history::{History, Sources, Step, TwoDecrees};
 pub use plan::{
     Holding, Notice, Plan, PlanError, PlanHash, PlanMember, check_hash, plan, plan_hash,
 };
+pub use recover::{RecoverError, Recovery, cluster_of, recover};
 pub use staging::{CHANGES_MAX, Change, ChangeError, apply, decode_changes, encode_changes};
 pub use trackers::Trackers;
 

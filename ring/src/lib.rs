@@ -45,10 +45,10 @@ pub use layout::{
     ADDRESS_LEN_MAX, Acquisition, CHANGES_MAX, CapacityError, Change, ChangeError,
     DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Decree, DecreeError, Excuse, History, Holding, Kind,
     LIVE_MAX, Layout, LayoutError, MEMBERS_MAX, Member, NotSuccessor, Notice, PARTITIONS_MAX,
-    PARTITIONS_MIN, Plan, PlanError, PlanHash, PlanMember, REPLICAS_MAX, Sources, Step, TOKENS_MAX,
-    TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, Trackers, TwoDecrees, ZONE_LEN_MAX, acquired, apply,
-    capacity_of_tokens, check_hash, decode_changes, encode_changes, plan, plan_hash,
-    tokens_for_capacity,
+    PARTITIONS_MIN, Plan, PlanError, PlanHash, PlanMember, REPLICAS_MAX, RecoverError, Recovery,
+    Sources, Step, TOKENS_MAX, TOKENS_PER_CAPACITY, TOKENS_TOTAL_MAX, Trackers, TwoDecrees,
+    ZONE_LEN_MAX, acquired, apply, capacity_of_tokens, check_hash, cluster_of, decode_changes,
+    encode_changes, plan, plan_hash, recover, tokens_for_capacity,
 };
 pub use moves::{MemberMoves, Moves, moved};
 pub use placement::{PAIRS_MAX, Placement, PlacementError, vnode_tokens};

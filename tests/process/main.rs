@@ -9,6 +9,7 @@ mod kill;
 mod leave;
 mod main_job;
 mod operator;
+mod recover;
 mod small_disk;
 mod storm;
 mod writers;

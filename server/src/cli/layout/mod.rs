@@ -1,5 +1,6 @@
 //! `ringfort layout`: staged changes of the cluster, shown as a plan, committed by the plan's hash.
 
+mod recover;
 mod show;
 mod staged;
 mod watch;
@@ -100,6 +101,8 @@ enum Command {
     },
     /// Discard what is staged
     Revert,
+    /// After the loss of a majority for good: let the members that are left go on with what they hold, as another cluster
+    Recover(recover::Recover),
 }
 
 /// What `layout set` changes.
@@ -129,6 +132,9 @@ struct Set {
 /// # Errors
 /// As the client's, by exit code; nothing is decided but by `commit`.
 pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
+    if let Command::Recover(recover) = &args.command {
+        return recover::run(recover, out);
+    }
     if matches!(args.command, Command::Revert) {
         let discarded = discard(&args.staged)?;
         return said(
@@ -182,7 +188,7 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 };
                 return leave(&client, &layouts, &staged, name, &watch).await;
             }
-            Command::Revert => {}
+            Command::Revert | Command::Recover(_) => {}
             stage => {
                 let changes = changes(stage, &client, &layouts).await?;
                 let words: Vec<String> = changes.iter().map(staged::words).collect();
@@ -262,7 +268,11 @@ async fn changes(
             let newest = layouts.live.last().cloned().unwrap_or_default();
             set_changes(set, &newest)?
         }
-        Command::Show | Command::Plan | Command::Commit { .. } | Command::Revert => Vec::new(),
+        Command::Show
+        | Command::Plan
+        | Command::Commit { .. }
+        | Command::Revert
+        | Command::Recover(_) => Vec::new(),
     })
 }
 
