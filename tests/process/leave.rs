@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::{
     cluster::Cluster,
-    elastic::{check_import, import, json},
+    elastic::{ROWS, check_import, import, json},
     operator::{LOOK, LOOKS_MAX, Operator},
 };
 
@@ -21,6 +21,21 @@ fn received(shown: &Json) -> Vec<(u64, u64)> {
     receiving.iter().map(both).collect()
 }
 
+/// A plan tells about how many keys move: a quarter of three copies of each row, once all of them have reached the engine.
+fn planned(operator: &Operator) {
+    operator.done(&["remove", "n4"]);
+    let few = 3 * ROWS as u64 / 4;
+    let about = few * 9 / 10..few * 3 / 2;
+    let told = (0..LOOKS_MAX).any(|_| {
+        std::thread::sleep(LOOK);
+        about.contains(&operator.done(&["plan"])["keys"].as_u64().expect("a number"))
+    });
+    let plan = operator.done(&["plan"]);
+    assert!(told, "not about {few}: {plan}");
+    assert_eq!(plan["members"][3]["keys_after"], 0, "{plan}");
+    operator.done(&["revert"]);
+}
+
 #[test]
 fn a_node_is_sent_away_by_one_command_that_ends_when_it_is_gone() {
     let mut cluster = Cluster::start_with(4, &["--transfer-rate", RATE]);
@@ -30,6 +45,7 @@ fn a_node_is_sent_away_by_one_command_that_ends_when_it_is_gone() {
     let operator = Operator::at(cluster.nodes[3].client.to_string());
     let others = Operator::of(&cluster);
     assert_eq!(received(&others.done(&["show"])), [], "nothing moves yet");
+    planned(&others);
     let mut leave = operator.command(&["remove", "n4", "--wait"]);
     let leave = leave.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let leave = leave.expect("the binary runs");

@@ -1,5 +1,6 @@
 //! `ringfort layout`: staged changes of the cluster, shown as a plan, committed by the plan's hash.
 
+mod keys;
 mod recover;
 mod show;
 mod staged;
@@ -156,11 +157,10 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 show::layouts(&layouts, moving.as_ref(), &staged.changes, out)?;
             }
             Command::Plan => {
-                show::plan(
-                    &client.plan_layout(&staged.changes).await?,
-                    &staged.changes,
-                    out,
-                )?;
+                let plan = client.plan_layout(&staged.changes).await?;
+                // A plan without an estimate is a plan.
+                let status = client.status().await.ok();
+                show::plan(&plan, status.as_ref(), &staged.changes, out)?;
             }
             Command::Commit { hash, wait } => {
                 let epoch = client.commit_layout(&staged.changes, *hash).await?;

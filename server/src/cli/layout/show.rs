@@ -1,10 +1,14 @@
 //! How layouts and plans are printed.
 
-use ringfort_client::{ClusterStatus, LayoutPlan, Layouts, Receiving};
+use ringfort_client::{ClusterStatus, LayoutPlan, Layouts, PlannedMember, Receiving};
 use ringfort_ring::{Change, capacity_of_tokens};
 use serde_json::{Value as Json, json};
 
-use super::{staged::words, watch::receivers};
+use super::{
+    keys::{Keys, Moves},
+    staged::words,
+    watch::receivers,
+};
 use crate::cli::{
     exit::CliError,
     out::{Out, table},
@@ -86,6 +90,14 @@ fn row(member: &ringfort_proto::v1::Member) -> Vec<String> {
     ]
 }
 
+fn planned_json(member: &PlannedMember, moves: Option<Moves>) -> Json {
+    let mut json = json!(member);
+    json["keys_before"] = json!(moves.and_then(|moves| moves.before));
+    json["keys_after"] = json!(moves.map(|moves| moves.after));
+    json["keys_acquired"] = json!(moves.map(|moves| moves.acquired));
+    json
+}
+
 fn receiver_json((name, receiving): &(&str, Receiving)) -> Json {
     let mut json = json!(receiving);
     json["name"] = json!(name);
@@ -114,8 +126,16 @@ fn member_json(member: &ringfort_proto::v1::Member) -> Json {
     })
 }
 
-/// Prints what the staged changes would do.
-pub fn plan(plan: &LayoutPlan, staged: &[Change], out: Out) -> Result<(), CliError> {
+/// Prints what the staged changes would do; with about how many keys, if `status` says how many there are.
+pub fn plan(
+    plan: &LayoutPlan,
+    status: Option<&ClusterStatus>,
+    staged: &[Change],
+    out: Out,
+) -> Result<(), CliError> {
+    let keys = status.and_then(Keys::of);
+    let moves = |member: &PlannedMember| keys.as_ref().map(|keys| keys.moves(member));
+    let moved: Option<u64> = plan.members.iter().map(|m| Some(moves(m)?.acquired)).sum();
     let staged: Vec<String> = staged.iter().map(words).collect();
     if out.json {
         return out.value(&json!({
@@ -123,7 +143,8 @@ pub fn plan(plan: &LayoutPlan, staged: &[Change], out: Out) -> Result<(), CliErr
             "hash": plan.hash.to_string(),
             "places": plan.places,
             "staged": staged,
-            "members": plan.members,
+            "members": plan.members.iter().map(|m| planned_json(m, moves(m))).collect::<Vec<Json>>(),
+            "keys": moved,
             "copies": plan.copies,
             "fair_copies": plan.fair_copies,
             "notices": plan.notices,
@@ -135,10 +156,12 @@ pub fn plan(plan: &LayoutPlan, staged: &[Change], out: Out) -> Result<(), CliErr
             |tokens| capacity_of_tokens(tokens).to_string(),
         )
     };
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows: Vec<Vec<String>> = plan
         .members
         .iter()
         .map(|member| {
+            let moves = moves(member);
             vec![
                 member.name.clone(),
                 capacity(member.tokens_before),
@@ -147,18 +170,23 @@ pub fn plan(plan: &LayoutPlan, staged: &[Change], out: Out) -> Result<(), CliErr
                 member.after.to_string(),
                 member.acquired.to_string(),
                 member.released.to_string(),
+                number(moves.and_then(|moves| moves.before)),
+                number(moves.map(|moves| moves.after)),
+                number(moves.map(|moves| moves.acquired)),
             ]
         })
         .collect();
     let head = [
-        "NAME", "CAPACITY", "THEN", "OWNS", "THEN", "RECEIVES", "GIVES UP",
+        "NAME", "CAPACITY", "THEN", "OWNS", "THEN", "RECEIVES", "GIVES UP", "KEYS", "THEN",
+        "RECEIVES",
     ];
     let mut text = format!(
-        "{}\n\non epoch {}: {} copies of partitions move ({:.1} is the fair share)\n\n{}",
+        "{}\n\non epoch {}: {} copies of partitions move ({:.1} is the fair share), about {} keys\n\n{}",
         staged.join("\n"),
         plan.base,
         plan.copies,
         plan.fair_copies,
+        number(moved),
         table(&head, &rows)
     );
     for notice in &plan.notices {
