@@ -138,7 +138,10 @@ impl View {
             cluster,
             store,
             writes: history.takes_writes_by(store).count(),
-            answers: history.answers_reads_by(store).count(),
+            answers: match is_planted(Mutant::CountUnsynced) {
+                true => live.len(),
+                false => history.answers_reads_by(store).count(),
+            },
             of_readers: {
                 let members = live[read].layout.members().iter();
                 members.map(|member| of(&member.store_id)).collect()
@@ -276,7 +279,7 @@ impl View {
     /// Whether this store takes writes to `partition`: it is an owner by a layout that it has acknowledged.
     pub fn takes_writes(&self, partition: PartitionId) -> bool {
         let mut taken = self.live[..self.writes].iter();
-        taken.any(|live| live.is_mine(partition))
+        taken.any(|live| live.is_mine(partition)) || is_planted(Mutant::PlaceByLiveness)
     }
 
     /// Whether enough owners of `partition` are known to take writes: W of them, the layout's default unless given. One that the

@@ -46,10 +46,24 @@ pub enum Mutant {
     ReadOne,
     /// What a read finds to differ stays so.
     NoRepair,
+    /// In the place of an owner that is held to be down comes another member.
+    PlaceByLiveness,
+    /// While two layouts live, R is counted over the owners of both.
+    CountOverLayouts,
+    /// A proposer has its own value decided, whatever was voted for before.
+    TwoDecided,
+    /// A vote is told and not made durable.
+    ForgetVote,
+    /// Writes go to the newest layout alone, though an older one is still read from.
+    ForgetOldEarly,
+    /// A partition is received from whichever old owners have acknowledged the layout, without waiting for the others.
+    CopyBeforeAck,
+    /// What a layout gives to a store counts as received there at once: a node that leaves takes its copies along.
+    LeaveWithoutDraining,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 18] = [
+pub const ALL: [Mutant; 25] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -68,6 +82,13 @@ pub const ALL: [Mutant; 18] = [
     Mutant::BadChecksum,
     Mutant::ReadOne,
     Mutant::NoRepair,
+    Mutant::PlaceByLiveness,
+    Mutant::CountOverLayouts,
+    Mutant::TwoDecided,
+    Mutant::ForgetVote,
+    Mutant::ForgetOldEarly,
+    Mutant::CopyBeforeAck,
+    Mutant::LeaveWithoutDraining,
 ];
 
 #[cfg(feature = "mutants")]

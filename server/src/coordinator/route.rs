@@ -4,6 +4,7 @@
 
 use ringfort_proto::{Failure, Reason, peer, v1};
 use ringfort_ring::PartitionId;
+use ringfort_storage::mutants::{Mutant, is_planted};
 
 use super::{
     admit::Arrival,
@@ -14,6 +15,7 @@ use crate::{
     core::{LAYOUTS_MAX, put::Quorum},
     counters::add,
     peer::{PeerId, links::Item},
+    view::Live,
 };
 
 impl Step<'_> {
@@ -85,6 +87,11 @@ impl Step<'_> {
         let mut owners = Owners::none();
         let read = self.view.read_index();
         owners.add(read, self.view.owners(partition), self.peers(read));
+        if is_planted(Mutant::CountOverLayouts) {
+            for (layout, live) in self.view.live().iter().enumerate() {
+                owners.add(layout, live.owners(partition), self.peers(layout));
+            }
+        }
         owners
     }
 
@@ -92,15 +99,42 @@ impl Step<'_> {
     pub fn writers(&self, partition: PartitionId) -> Owners {
         let mut owners = Owners::none();
         for (layout, live) in self.view.live().iter().enumerate() {
+            if is_planted(Mutant::ForgetOldEarly) && layout + 1 < self.view.live().len() {
+                continue;
+            }
+            if is_planted(Mutant::PlaceByLiveness) {
+                let placed = self.placed_by_liveness(layout, live, partition);
+                owners.add(layout, &placed, self.peers(layout));
+                continue;
+            }
             owners.add(layout, live.owners(partition), self.peers(layout));
         }
         owners
+    }
+
+    /// The owners that are reached, and other members in the place of those that are not: a planted bug.
+    fn placed_by_liveness(&self, layout: usize, live: &Live, partition: PartitionId) -> Vec<u16> {
+        let (owners, peers) = (live.owners(partition), self.peers(layout));
+        let is_up = |member: &u16| {
+            let peer = peers[usize::from(*member)];
+            peer.is_none_or(|peer| self.parts.links.connected(peer))
+        };
+        let others = (0..peers.len() as u16).filter(|member| !owners.contains(member));
+        let up = owners.iter().copied().chain(others).filter(is_up);
+        let mut placed: Vec<u16> = up.take(owners.len()).collect();
+        let down = owners.iter().filter(|owner| !is_up(owner));
+        let missing = owners.len() - placed.len();
+        placed.extend(down.take(missing));
+        placed
     }
 
     /// How many of whom must hold a copy: W in each live layout.
     pub fn quorums(&self, owners: Owners, w: Option<u32>) -> [Quorum; LAYOUTS_MAX] {
         let mut quorums = [Quorum::default(); LAYOUTS_MAX];
         for (layout, live) in self.view.live().iter().enumerate() {
+            if is_planted(Mutant::ForgetOldEarly) && layout + 1 < self.view.live().len() {
+                continue;
+            }
             quorums[layout] = Quorum {
                 owners: owners.by_layout(layout),
                 need: w.unwrap_or_else(|| live.layout().default_quorum()),

@@ -28,7 +28,10 @@ use ringfort_ring::{
     ClusterId, DecodeError, Decree, History, Layout, Member, StoreId, Trackers, TwoDecrees,
     consensus::{Acceptor, Effect, Promises, Request, Response, Seat},
 };
-use ringfort_storage::identity::{Identity, IdentityFile};
+use ringfort_storage::{
+    identity::{Identity, IdentityFile},
+    mutants::{Mutant, is_planted},
+};
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -259,7 +262,10 @@ impl Council {
                         votes,
                         ..state.promises.clone()
                     };
-                    self.keep(&mut state, promises)?;
+                    match is_planted(Mutant::ForgetVote) {
+                        true => state.promises = promises,
+                        false => self.keep(&mut state, promises)?,
+                    }
                 }
                 Effect::Reply(response) => return Ok(response),
             }

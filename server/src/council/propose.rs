@@ -14,6 +14,7 @@ use ringfort_ring::{
     consensus::{Act, Promises, Proposer, Request, Response},
     plan,
 };
+use ringfort_storage::mutants::{Mutant, is_planted};
 
 use super::{ASK_TIMEOUT, Council, CouncilError, State, wire};
 
@@ -133,11 +134,19 @@ impl Council {
             while let Some(act) = acts.pop_front() {
                 match act {
                     Act::KeepRound(round) => self.keep_round(proposer.instance(), round)?,
-                    Act::Ask(request) => {
+                    Act::Ask(mut request) => {
+                        if is_planted(Mutant::TwoDecided)
+                            && let Request::Accept { value, .. } = &mut request
+                        {
+                            *value = proposer.value().clone();
+                        }
                         *asked_for_votes |= matches!(request, Request::Accept { .. });
                         for store in base.voters() {
                             asked.push(self.ask(base, store, request.clone(), false).boxed());
                         }
+                    }
+                    Act::Decided(_) if is_planted(Mutant::TwoDecided) => {
+                        return Ok(Attempt::Decided(proposer.value().clone()));
                     }
                     Act::Decided(decree) => return Ok(Attempt::Decided(decree)),
                     Act::Passed(_) => return Ok(Attempt::Passed),

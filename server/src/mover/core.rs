@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringfort_ring::{
     Acquisition, Decree, Epoch, History, PartitionId, Sources, Step, StoreId, Trackers,
 };
+use ringfort_storage::mutants::{Mutant, is_planted};
 
 /// What the worker knows.
 pub struct Known<'a> {
@@ -110,7 +111,19 @@ fn receiving(known: &Known<'_>) -> Receiving {
     let layout = known.history.decree().newest().epoch();
     let left = known.acquired.iter();
     for acquisition in left.filter(|a| !(known.is_synced)(a.partition)) {
-        let sources = known.history.sources(acquisition);
+        let sources = match known.history.sources(acquisition) {
+            Sources::Wait(stores)
+                if is_planted(Mutant::CopyBeforeAck) && stores.len() < acquisition.from.len() =>
+            {
+                let mut present = acquisition.from.clone();
+                present.retain(|store| !stores.contains(store));
+                Sources::From {
+                    stores: present,
+                    counting: 0,
+                }
+            }
+            sources => sources,
+        };
         receiving.add(known, (acquisition.partition, layout), sources);
     }
     receiving

@@ -19,7 +19,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use ringfort_ring::{Decree, PartitionId, StoreId, Trackers};
-use ringfort_storage::{Store, identity::Unsynced, version::ActorId};
+use ringfort_storage::{
+    Store,
+    identity::Unsynced,
+    mutants::{Mutant, is_planted},
+    version::ActorId,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use self::{
@@ -223,7 +228,9 @@ impl Mover {
         trackers: Trackers,
     ) -> Result<Turn, End> {
         self.stages_of_none();
-        self.local.mark_unsynced(&partitions).await?;
+        if !is_planted(Mutant::LeaveWithoutDraining) {
+            self.local.mark_unsynced(&partitions).await?;
+        }
         // Never given up: no decree but amendments of this one can come before the acknowledgement.
         self.local.erase(&partitions, || true).await?;
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
