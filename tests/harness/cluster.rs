@@ -10,16 +10,28 @@ use ringfort::{
     config::{Config, Flags},
     node::{Event, Fatal, Parts, run},
 };
+use ringfort_ring::StoreId;
 use ringfort_storage::{Store, disk::Disk, store::StoreConfig};
 use tokio::sync::watch;
 use turmoil::Sim;
 
-use super::{driver::TaskDriver, medium::Medium, net::SimNet, trace::Trace};
+use super::{
+    driver::TaskDriver,
+    medium::Medium,
+    net::SimNet,
+    tap::{Tap, TapNet},
+    trace::Trace,
+};
 
 /// Partitions of a simulated cluster.
 const PARTITIONS: u32 = 16;
 /// Size of a log segment: small, so that they are recycled within a run.
 pub const SEGMENT_BYTES: u64 = 256 << 10;
+
+/// The ports of a node that has never moved.
+const CLIENT_PORT: u16 = 7400;
+const PEER_PORT: u16 = 7500;
+const HTTP_PORT: u16 = 7600;
 
 /// Whether a node belongs to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,9 +57,26 @@ struct Status {
     starts: u64,
     ended: Option<Result<(), Fatal>>,
     store: Option<Store>,
-    /// Which others it holds to be up.
-    sees: BTreeMap<String, bool>,
+    /// Of the last store that it had.
+    store_id: Option<StoreId>,
+    /// Which other stores it holds to be up.
+    sees: BTreeMap<StoreId, bool>,
     stop: Option<watch::Sender<bool>>,
+    fate: Fate,
+    /// How often it has moved to other ports.
+    moves: u16,
+}
+
+/// What an operator has done to a node's machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fate {
+    /// Nothing.
+    #[default]
+    Usual,
+    /// It is off, for good as far as anybody knows.
+    Off,
+    /// It comes back, with an empty disk.
+    Renewed,
 }
 
 /// One node over all its lives.
@@ -58,6 +87,7 @@ pub struct SimNode {
     /// What survives.
     pub medium: Medium,
     status: Arc<Mutex<Status>>,
+    tap: Option<Tap>,
     trace: Trace,
 }
 
@@ -109,14 +139,35 @@ impl SimNode {
         self.status().store.clone()
     }
 
-    /// Whether it holds the node called `other` to be up; `None` before it ever did.
-    pub fn sees(&self, other: &str) -> Option<bool> {
-        self.status().sees.get(other).copied()
+    /// Whether it holds the other node, with the store that it had last, to be up; `None` before it ever did.
+    pub fn sees(&self, other: &SimNode) -> Option<bool> {
+        let store = other.status().store_id?;
+        self.status().sees.get(&store).copied()
     }
 
     /// How often it was started.
     pub fn starts(&self) -> u64 {
         self.status().starts
+    }
+
+    /// What an operator has done to its machine.
+    pub fn fate(&self) -> Fate {
+        self.status().fate
+    }
+
+    /// An operator does this to its machine.
+    pub fn set_fate(&self, fate: Fate) {
+        self.status().fate = fate;
+    }
+
+    /// From its next start on it is reached at other ports.
+    pub fn move_on(&self) {
+        self.status().moves += 1;
+    }
+
+    /// Where other nodes reach it, from its next start on at the latest.
+    pub fn peer_addr(&self) -> String {
+        format!("{}:{}", self.name, PEER_PORT + self.status().moves)
     }
 
     /// Asks it to stop, as SIGTERM does.
@@ -134,12 +185,16 @@ impl SimNode {
             out: status.out,
             epoch: status.epoch,
             starts: status.starts,
+            fate: status.fate,
+            moves: status.moves,
+            store_id: status.store_id,
             ..Status::default()
         };
     }
 
     /// One life of the node.
-    async fn live(self, config: Config, seed: u64) {
+    async fn live(self, config: Arc<dyn Fn(u16) -> Config + Send + Sync>, seed: u64) {
+        let config = config(self.status().moves);
         let (stop, mut stopped) = watch::channel(false);
         let starts = {
             let mut status = self.status();
@@ -151,7 +206,10 @@ impl SimNode {
         let parts = Parts {
             clock: Arc::new(self.medium.clock.clone()),
             seed: StdRng::seed_from_u64(seed ^ (starts << 32)).random(),
-            net: Arc::new(SimNet),
+            net: match &self.tap {
+                Some(tap) => Arc::new(TapNet::new(&self.name, tap)),
+                None => Arc::new(SimNet),
+            },
             disk: Arc::new(self.medium.disk.clone()) as Arc<dyn Disk>,
             engine: Arc::new(self.medium.engine.clone()),
             driver: Arc::new(self.driver()),
@@ -178,7 +236,9 @@ impl SimNode {
             on_start: Arc::new(move |store, report| {
                 let report = format_args!("{} recovered: {report:?}", node.name).to_string();
                 node.trace.line(format_args!("{report}"));
-                node.status().store = Some(store.clone());
+                let mut status = node.status();
+                status.store_id = Some(StoreId(store.identity().current().store_id));
+                status.store = Some(store.clone());
             }),
         }
     }
@@ -189,7 +249,7 @@ impl SimNode {
             node.trace.line(format_args!("{}: {event:?}", node.name));
             match event {
                 Event::Ready => node.status().ready = true,
-                Event::Peer { name, up } => drop(node.status().sees.insert(name, up)),
+                Event::Peer { store, up, .. } => drop(node.status().sees.insert(store, up)),
                 Event::Member { .. } => {}
             }
         })
@@ -200,12 +260,13 @@ impl SimNode {
 /// what it has forgotten.
 const STEPS_MS: [u64; 4] = [1, 1, 3, 10];
 
-/// Makes the nodes and their hosts: `count` that found a cluster, and then `spares` that look for one.
+/// Makes the nodes and their hosts: `count` that found a cluster, and then `spares` that look for one. Their connections go through the
+/// tap, if there is one.
 pub fn start(
     sim: &mut Sim<'_>,
-    count: usize,
-    spares: usize,
+    (count, spares): (usize, usize),
     seed: u64,
+    tap: Option<&Tap>,
     trace: &Trace,
 ) -> Vec<SimNode> {
     let names: Vec<String> = (0..count).map(|i| format!("n{i}")).collect();
@@ -220,12 +281,15 @@ pub fn start(
                 STEPS_MS[chance.random_range(0..STEPS_MS.len())],
             ),
             status: Arc::default(),
+            tap: tap.cloned(),
             trace: trace.clone(),
         };
         if spares.contains(name) {
             node.status().role = Role::Spare;
         }
-        let config = config(name, &names);
+        let (own, all) = (name.clone(), names.clone());
+        let config: Arc<dyn Fn(u16) -> Config + Send + Sync> =
+            Arc::new(move |moves| config(&own, &all, moves));
         let life = node.clone();
         let node_seed = seed.rotate_left(17) ^ number;
         sim.host(name.as_str(), move || {
@@ -240,15 +304,16 @@ pub fn start(
     nodes
 }
 
-fn config(name: &str, names: &[String]) -> Config {
+/// The configuration of a node that has moved so often. Lists name where everybody was at first.
+fn config(name: &str, names: &[String], moves: u16) -> Config {
     let initial: Vec<String> = names.iter().map(|n| format!("{n}={n}:7500")).collect();
     let seeds: Vec<String> = names.iter().map(|n| format!("{n}:7500")).collect();
     let founds = names.iter().any(|n| n == name);
     let flags = Flags {
         name: Some(name.to_owned()),
-        client_addr: Some(format!("{name}:7400")),
-        peer_addr: Some(format!("{name}:7500")),
-        http_addr: Some(format!("{name}:7600")),
+        client_addr: Some(format!("{name}:{}", CLIENT_PORT + moves)),
+        peer_addr: Some(format!("{name}:{}", PEER_PORT + moves)),
+        http_addr: Some(format!("{name}:{}", HTTP_PORT + moves)),
         initial: founds.then(|| initial.join(",")),
         seeds: (!founds).then(|| seeds.join(",")),
         partitions: Some(PARTITIONS.to_string()),

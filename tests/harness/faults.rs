@@ -1,4 +1,5 @@
-//! Faults: their kinds, and the schedule that a seed gives. They come alone and in pairs, and all end before the run heals.
+//! Faults: their kinds, and the schedule that a seed gives. They come alone and in pairs, and all end before the run heals. What comes
+//! on top of them where the layout changes is in [`super::unrest`].
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -43,13 +44,18 @@ pub enum Kind {
     Restore,
     /// Somebody who was a member once, or is one of another cluster, sends a node an object.
     Stranger,
+    /// The disk is lost with all that is on it: the node comes back with an empty one. Only where the layout changes.
+    LoseDisk,
+    /// The node stops, and comes back at other ports. Only where the layout changes.
+    Move,
 }
 
 impl Kind {
     /// Whether it destroys what was synced. All such faults of a run strike one node: that all copies of a record go is
     /// beyond what N copies promise.
     pub fn damages(self) -> bool {
-        matches!(self, Kind::BitFlip | Kind::FailEngine | Kind::Restore)
+        use Kind::{BitFlip, FailEngine, LoseDisk, Restore};
+        matches!(self, BitFlip | FailEngine | Restore | LoseDisk)
     }
 
     /// Whether it keeps messages from arriving, or from arriving soon.
@@ -67,7 +73,7 @@ impl Kind {
     }
 }
 
-/// All kinds.
+/// All kinds that come alone and in pairs.
 pub const KINDS: [Kind; 19] = [
     Kind::Crash,
     Kind::Blackout,
@@ -89,6 +95,9 @@ pub const KINDS: [Kind; 19] = [
     Kind::Restore,
     Kind::Stranger,
 ];
+
+/// The kinds that come only where the layout changes.
+pub const KINDS_OF_CHANGES: [Kind; 2] = [Kind::LoseDisk, Kind::Move];
 
 /// One fault of a schedule.
 #[derive(Debug, Clone, Copy)]
@@ -184,7 +193,7 @@ const WORN_MS_MAX: u64 = 400;
 
 /// Another node misses what is written before a disk loses it, and is back at about the time when that node is: so a write may be
 /// on one disk in the end, and every quorum of a read has to have it.
-fn gap(damage: &Fault, chance: &mut StdRng) -> Fault {
+pub(super) fn gap(damage: &Fault, chance: &mut StdRng) -> Fault {
     Fault {
         kind: Kind::Partition,
         at_ms: damage.at_ms.saturating_sub(damage.worn_ms),
@@ -198,7 +207,7 @@ fn gap(damage: &Fault, chance: &mut StdRng) -> Fault {
 }
 
 /// How long a fault lasts, in ms: as often short as of any length.
-fn duration_ms(kind: Kind, storm_ms: u64, chance: &mut StdRng) -> u64 {
+pub(super) fn duration_ms(kind: Kind, storm_ms: u64, chance: &mut StdRng) -> u64 {
     match kind {
         Kind::Cut => chance.random_range(5..100),
         Kind::Restore => chance.random_range(500..=storm_ms / 2),

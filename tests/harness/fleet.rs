@@ -16,6 +16,8 @@ use serde_json::Value;
 pub struct Verdict {
     /// The seed.
     pub seed: u64,
+    /// What else `sim` was told.
+    pub extra: Vec<String>,
     /// What its process printed; `Null` if it printed no report.
     pub report: Value,
     /// Its last events and findings, if it failed.
@@ -30,6 +32,17 @@ pub fn run(
     side_by_side: usize,
     told: impl FnMut(Verdict) -> bool + Send,
 ) {
+    let seeds = seeds.map(|seed| (seed, extra.to_vec()));
+    run_all(sim, seeds, side_by_side, told);
+}
+
+/// The same of seeds that each have arguments of their own.
+pub fn run_all(
+    sim: &Path,
+    seeds: impl Iterator<Item = (u64, Vec<String>)> + Send,
+    side_by_side: usize,
+    told: impl FnMut(Verdict) -> bool + Send,
+) {
     let seeds = Mutex::new(seeds);
     let told = Mutex::new(told);
     let go_on = AtomicBool::new(true);
@@ -38,8 +51,10 @@ pub fn run(
             scope.spawn(|| {
                 while go_on.load(Ordering::Relaxed) {
                     let seed = seeds.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some(seed) = seed else { return };
-                    let verdict = run_one(sim, extra, seed);
+                    let Some((seed, extra)) = seed else {
+                        return;
+                    };
+                    let verdict = run_one(sim, &extra, seed);
                     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                     if !told(verdict) {
                         go_on.store(false, Ordering::Relaxed);
@@ -61,12 +76,14 @@ pub fn run_one(sim: &Path, extra: &[String], seed: u64) -> Verdict {
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
             Verdict {
                 seed,
+                extra: extra.to_vec(),
                 report: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
                 failure: (!output.status.success()).then_some(words),
             }
         }
         Err(error) => Verdict {
             seed,
+            extra: extra.to_vec(),
             report: Value::Null,
             failure: Some(format!("{}: {error}", sim.display())),
         },

@@ -177,6 +177,12 @@ impl History {
         self.records().wall.lose(now_ms, node);
     }
 
+    /// Notes that a node has lost its disk.
+    pub fn lose_disk(&self, node: usize) {
+        let now_ms = self.trace.now_ms();
+        self.records().wall.lose_disk(now_ms, node);
+    }
+
     /// Notes a write that is about to be asked for, and names it.
     pub fn begin_write(&self, client: usize, key: usize, ask: Ask) -> WriteId {
         let begun = self.tick();
@@ -351,10 +357,12 @@ impl Write {
                 <= wall.latest(self.begun_ms, now_ms)
     }
 
-    /// Whether of its copies, buffered ones, none may be left that a reader of `r` of `copies` meets at `now_ms`.
+    /// Whether of its copies none may be left that a reader of `r` of `copies` meets at `now_ms`: of buffered ones, or because all
+    /// were on disks that are lost. A copy that is left is met: what took the place of a lost disk has it, or does not count.
     pub fn may_be_lost(&self, wall: &Wall, now_ms: u64, r: u32, copies: u32) -> bool {
         let met = (self.ask.w + r).saturating_sub(copies) as usize;
-        self.ask.buffered && wall.lost(self.begun_ms, now_ms) >= met
+        let forgotten = self.ask.buffered && wall.lost(self.begun_ms, now_ms) >= met;
+        forgotten || wall.disks_lost(self.begun_ms, now_ms) >= self.ask.w as usize
     }
 }
 

@@ -46,13 +46,13 @@ fn others<'a>(nodes: &'a [SimNode], node: &'a SimNode) -> impl Iterator<Item = &
 fn all_up(nodes: &[SimNode]) -> bool {
     nodes
         .iter()
-        .all(|on| others(nodes, on).all(|by| by.is_ready() && by.sees(&on.name) == Some(true)))
+        .all(|on| others(nodes, on).all(|by| by.is_ready() && by.sees(on) == Some(true)))
 }
 
 #[test]
 fn a_killed_node_is_seen_down_by_all_and_up_again_when_it_is_back() {
     let mut sim = sim();
-    let nodes = cluster::start(&mut sim, 5, 0, 7, &Trace::default());
+    let nodes = cluster::start(&mut sim, (5, 0), 7, None, &Trace::default());
     steps(&mut sim, START_MS_MAX, || all_up(&nodes)).expect("a cluster starts");
     steps(&mut sim, 10_000, || false);
     assert!(all_up(&nodes), "nobody is down while nothing happens");
@@ -61,7 +61,7 @@ fn a_killed_node_is_seen_down_by_all_and_up_again_when_it_is_back() {
         sim.crash(killed.name.as_str());
         killed.forget();
         let took = steps(&mut sim, 60_000, || {
-            others(&nodes, killed).all(|by| by.sees(&killed.name) == Some(false))
+            others(&nodes, killed).all(|by| by.sees(killed) == Some(false))
         });
         assert!(took.is_some_and(|ms| ms <= NOTICED_WITHIN_MS), "{took:?}");
         let living: Vec<_> = others(&nodes, killed).cloned().collect();

@@ -84,6 +84,11 @@ impl Medium {
         self.engine.restore(&image.engine);
     }
 
+    /// Loses all that is on it: another disk, an empty one, is in its place.
+    pub fn lose(&self, seed: u64) {
+        self.restore(&Medium::new(seed, self.usual_step_ms).image());
+    }
+
     /// Ends the process, not the machine: what was written stays; unless the machine has lost its power meanwhile.
     pub fn kill(&self, seed: u64) {
         if self.disk.is_cut() {

@@ -16,7 +16,7 @@ use ringfort_ring::{Change, Member, NodeName, PlacementId};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    cluster::{Role, SimNode},
+    cluster::{Fate, Role, SimNode},
     net::SimDial,
     workload::Plan,
 };
@@ -41,9 +41,11 @@ pub enum Wish {
     Join,
     /// A spare node takes the place of a member.
     Replace,
+    /// A member's machine goes off for good, and it is excused; it comes back empty. The errand's seed is the node's number.
+    Excuse,
 }
 
-/// All wishes.
+/// All wishes that change who owns what.
 pub const WISHES: [Wish; 4] = [Wish::Resize, Wish::Leave, Wish::Join, Wish::Replace];
 
 /// One thing that an operator is to do.
@@ -199,22 +201,55 @@ impl Operator {
         sleep(Duration::from_millis(ms)).await;
     }
 
-    /// Gives whether it was done; else it makes no sense any more.
+    /// Gives whether it was done; else it makes no sense any more. Operators with errands of the same time begin at the same time, so
+    /// that their proposals meet.
     async fn see_to(&mut self, errand: Errand) -> bool {
         loop {
-            self.pause().await;
-            let Some(newest) = self.newest().await else {
-                continue;
-            };
-            let Some(change) = self.change(errand, &newest).await else {
-                return false;
-            };
-            let Some(change) = change.ok() else { continue };
-            if self.carry_out(&[change]).await {
-                let _ = self.newest().await;
-                return true;
+            if let Some(done) = self.attempt(errand).await {
+                return done;
             }
+            self.pause().await;
         }
+    }
+
+    /// The same, once; `None`: to be tried again.
+    async fn attempt(&mut self, errand: Errand) -> Option<bool> {
+        let newest = self.newest().await?;
+        if errand.wish == Wish::Excuse {
+            return Some(self.excuse(errand.seed as usize, &newest).await);
+        }
+        let Some(change) = self.change(errand, &newest).await else {
+            return Some(false);
+        };
+        if !self.carry_out(&[change.ok()?]).await {
+            return None;
+        }
+        let _ = self.newest().await;
+        Some(true)
+    }
+
+    /// Switches a member off, excuses it, and lets it come back empty.
+    async fn excuse(&mut self, node: usize, newest: &v1::Layout) -> bool {
+        let node = self.nodes[node].clone();
+        if !lists(newest, &node.name) {
+            return false;
+        }
+        node.set_fate(Fate::Off);
+        let name = NodeName::new(&node.name).expect("a member's name");
+        let excused = loop {
+            self.pause().await;
+            if self.newest().await.is_none() {
+                continue;
+            }
+            if node.role() != Role::Member {
+                break false;
+            }
+            if self.carry_out(&[Change::Excuse(name.clone())]).await {
+                break true;
+            }
+        };
+        node.set_fate(Fate::Renewed);
+        excused
     }
 
     /// Plans and commits; gives whether it was decided.
@@ -277,6 +312,7 @@ impl Operator {
             Wish::Leave => {
                 (members.len() > newest.replicas as usize).then_some(Ok(Change::Remove(name)))
             }
+            Wish::Excuse => None,
             Wish::Join => Some(self.described(spare?, errand.seed).await.map(Change::Add)),
             Wish::Replace => {
                 let new = self.described(spare?, errand.seed).await;
@@ -286,7 +322,7 @@ impl Operator {
     }
 
     async fn described(&self, spare: &SimNode, seed: u64) -> Result<Member, Error> {
-        let addr = format!("{}:7500", spare.name);
+        let addr = spare.peer_addr();
         let member = self.client.describe_node(&addr).await;
         let member = member.inspect_err(|error| self.say(format_args!("{addr}: {error}")))?;
         let member = member_from_wire(member).expect("the name of a node of ours");

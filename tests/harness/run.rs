@@ -21,8 +21,10 @@ use super::{
     operator::{self, Board, Errand, OPERATORS, Operator, Wish},
     storm::{Scene, Storm},
     stranger::{self, Orders},
+    tap::Tap,
     tempo::Baton,
     trace::Trace,
+    unrest::{self, Aim},
     workload::{Dial, Plan, Worker, final_pass},
 };
 
@@ -56,7 +58,46 @@ pub struct Options {
     pub calm: bool,
     /// Number of changes of the layout.
     pub changes: Option<usize>,
+    /// One small change instead, and nothing else but light work.
+    pub sweep: Option<Sweep>,
 }
+
+/// A run of a sweep: one change of a small cluster, in which one node ends at some boundary of a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweep {
+    /// [`Wish::Join`] or [`Wish::Leave`].
+    pub wish: Wish,
+    /// The boundary, counted from 1; `None` to count them.
+    pub end_at: Option<u64>,
+}
+
+impl Sweep {
+    /// Nodes that found the cluster, and spare ones.
+    fn sizes(self) -> (usize, usize) {
+        match self.wish {
+            Wish::Join => (3, 1),
+            _ => (4, 0),
+        }
+    }
+
+    fn errand(self) -> Errand {
+        Errand {
+            at_ms: SWEEP_ERRAND_MS,
+            wish: self.wish,
+            operator: 0,
+            seed: SWEEP_NODE,
+        }
+    }
+}
+
+/// When the change of a sweep is asked for, in ms after the beginning.
+const SWEEP_ERRAND_MS: u64 = 500;
+/// How long clients work in a sweep at least, in ms: the change takes less than that, and goes on after if it does not.
+const SWEEP_MS: u64 = 3_000;
+/// Which member goes.
+const SWEEP_NODE: u64 = 3;
+/// Pause between two calls of the client of a sweep, at most, in ms.
+const SWEEP_PAUSE_MS: u64 = 60;
 
 /// What came of a run.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +118,8 @@ pub struct Report {
     pub changes: Vec<Wish>,
     /// Faults that were done.
     pub faults: Vec<Kind>,
+    /// Boundaries of messages that were counted, by call.
+    pub boundaries: BTreeMap<&'static str, u64>,
     /// What is wrong; empty if all is well.
     pub wrong: Vec<String>,
 }
@@ -134,6 +177,8 @@ struct Run {
     latency: Duration,
     orders: Orders,
     errands: Vec<Errand>,
+    aims: Vec<Aim>,
+    tap: Option<Tap>,
     board: Board,
     storm: Option<Storm>,
     replicas: Vec<String>,
@@ -149,32 +194,49 @@ impl Run {
         trace: Trace,
     ) -> Self {
         let most = [3, 3, 3, 4, 5, 5, 7, 9];
-        let count = options
+        let mut count = options
             .nodes
             .unwrap_or(most[chance.random_range(0..most.len())]);
-        let clients = options.clients.unwrap_or(chance.random_range(1..=4));
-        let storm_ms = options
+        let mut clients = options.clients.unwrap_or(chance.random_range(1..=4));
+        let mut storm_ms = options
             .storm_ms
             .unwrap_or(chance.random_range(4..10) * 1_000);
-        let errands = operator::errands(seed, options.changes.unwrap_or(0), storm_ms);
-        let spares = if errands.is_empty() { 0 } else { SPARES };
-        let schedule = match options.calm {
+        let mut errands = operator::errands(seed, options.changes.unwrap_or(0), storm_ms);
+        let mut spares = if errands.is_empty() { 0 } else { SPARES };
+        if let Some(sweep) = options.sweep {
+            (count, spares) = sweep.sizes();
+            (clients, storm_ms) = (1, SWEEP_MS);
+            errands = vec![sweep.errand()];
+        }
+        let tap = options.sweep.map(|sweep| Tap::new(sweep.end_at));
+        let mut schedule = match options.calm || tap.is_some() {
             true => Vec::new(),
             false => faults::schedule(seed, count + spares, storm_ms),
         };
-        let nodes = cluster::start(sim, count, spares, chance.random(), &trace);
+        // A lost disk is excused by the history, write by write; its node is repaired.
+        let damaged = schedule.iter().any(|fault| fault.kind.damages());
+        let sizes = (count + spares, count);
+        let unrest = unrest::unrest(seed, sizes, storm_ms, &schedule, &errands);
+        schedule.extend(&unrest.faults);
+        schedule.sort_by_key(|fault| fault.at_ms);
+        errands.extend(unrest.excuse);
+        errands.sort_by_key(|errand| errand.at_ms);
+        let nodes = cluster::start(sim, (count, spares), chance.random(), tap.as_ref(), &trace);
         let plan = Plan {
             dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
             keys: chance.random_range(3..20),
             copies: 3.min(count as u32),
-            pause_ms: chance.random_range(10..150),
+            pause_ms: match &tap {
+                Some(_) => SWEEP_PAUSE_MS,
+                None => chance.random_range(10..150),
+            },
             baton: Baton::default(),
             begin: Arc::default(),
             stop: Arc::default(),
             healed: Arc::default(),
             done: Arc::default(),
-            damaged: schedule.iter().any(|fault| fault.kind.damages()),
+            damaged,
             history: History::new(trace),
         };
         let board = Board::new(errands.len());
@@ -220,6 +282,8 @@ impl Run {
             latency,
             orders,
             errands,
+            aims: unrest.aims,
+            tap,
             board,
             storm: None,
             replicas: Vec::new(),
@@ -240,7 +304,12 @@ impl Run {
             "{} nodes are ready: the storm begins",
             self.nodes.len()
         ));
-        self.storm = Some(self.storm(self.schedule.clone(), now));
+        let storm = self.storm(self.schedule.clone(), now);
+        self.storm = Some(match self.errands.is_empty() {
+            true => storm,
+            false => storm.with_changes(std::mem::take(&mut self.aims), self.tap.clone()),
+        });
+        self.turn_tap(true);
         set(&self.plan.begin);
         steps(self, sim, self.storm_ms, &|_| false)?;
 
@@ -265,6 +334,7 @@ impl Run {
                     self.absent()
                 )
             })?;
+        self.turn_tap(false);
         steps(self, sim, BACK_MS_MAX, &Run::all_ready)?
             .then_some(())
             .ok_or_else(|| format!("not all members serve: {}", self.absent()))?;
@@ -282,6 +352,12 @@ impl Run {
         members.retain(|node| node.role() == Role::Member);
         self.replicas = checker::replicas(&members, self.plan.copies as usize, self.plan.damaged);
         Ok(())
+    }
+
+    fn turn_tap(&self, on: bool) {
+        if let Some(tap) = &self.tap {
+            tap.turn(on);
+        }
     }
 
     fn say(&self, words: std::fmt::Arguments<'_>) {
@@ -312,7 +388,7 @@ impl Run {
     fn unseen(&self) -> String {
         let members = || self.nodes.iter().filter(|n| n.role() == Role::Member);
         let pairs = members().flat_map(|by| members().map(move |on| (by, on)));
-        let unseen = pairs.filter(|(by, on)| by.name != on.name && by.sees(&on.name) != Some(true));
+        let unseen = pairs.filter(|(by, on)| by.name != on.name && by.sees(on) != Some(true));
         let words = unseen.map(|(by, on)| format!("{} of {}", by.name, on.name));
         words.collect::<Vec<_>>().join(", ")
     }
@@ -386,13 +462,14 @@ impl Run {
             self.plan.damaged,
         ));
         wrong.extend(self.replicas.iter().cloned());
-        if self.schedule.is_empty() && !records.errors.is_empty() {
+        let storm = self.storm.as_ref();
+        let calm = storm.is_none_or(|storm| storm.done.is_empty()) && self.schedule.is_empty();
+        if calm && !records.errors.is_empty() {
             let errors = &records.errors;
             wrong.push(format!(
                 "calls failed though there was no fault: {errors:?}"
             ));
         }
-        let storm = self.storm.as_ref();
         wrong.extend(storm.iter().flat_map(|storm| storm.wrong.iter().cloned()));
         let faults = storm.map(|storm| storm.done.iter().map(|f| f.kind).collect());
         Report {
@@ -404,6 +481,7 @@ impl Run {
             errors: records.errors.clone(),
             changes: self.board.done(),
             faults: faults.unwrap_or_default(),
+            boundaries: self.tap.as_ref().map(Tap::counted).unwrap_or_default(),
             wrong,
         }
     }

@@ -7,12 +7,15 @@ use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
 use turmoil::Sim;
 
 use super::{
-    cluster::{Role, SimNode},
+    cluster::{Fate, Role, SimNode},
     faults::{Fault, Kind},
     history::History,
     restore::Restores,
     stranger::{Order, Orders},
+    tap::Tap,
     tempo::{Baton, Score, Tempo},
+    unrest::Aim,
+    words::Words,
 };
 
 /// A node that ended by itself comes back after this, in ms.
@@ -24,6 +27,9 @@ const FULL_LEFT_BYTES: u64 = 3 << 20;
 const START_EFFECTS_MAX: u64 = 24;
 /// Rows that rot at once, at most.
 const ROTTEN_ROWS_MAX: usize = 24;
+
+/// A node that ended at a boundary of its messages is away for so long, in ms: the others see that it is down.
+const BOUNDARY_AWAY_MS: u64 = 1_500;
 
 /// A step of a disk that is about to fail takes this long, in ms.
 const WORN_STEP_MS: u64 = 100;
@@ -69,6 +75,12 @@ pub struct Storm {
     /// Whether some fault of the schedule may make nodes end by themselves.
     may_end: bool,
     score: Score,
+    /// What stores say of layouts, where these change, and the faults that wait for it.
+    words: Option<Words>,
+    aims: Vec<Aim>,
+    from_ms: u64,
+    /// Ends a node at a boundary of its messages.
+    tap: Option<Tap>,
     /// Faults that were done.
     pub done: Vec<Fault>,
     /// How nodes ended by themselves in ways that no fault explains.
@@ -99,8 +111,23 @@ impl Storm {
             coming,
             lasting: Vec::new(),
             score,
+            words: None,
+            aims: Vec::new(),
+            from_ms,
+            tap: None,
             done: Vec::new(),
             wrong: Vec::new(),
+        }
+    }
+
+    /// Looks at what stores say of layouts, and strikes then.
+    #[must_use]
+    pub fn with_changes(self, aims: Vec<Aim>, tap: Option<Tap>) -> Self {
+        Storm {
+            words: Some(Words::default()),
+            aims,
+            tap,
+            ..self
         }
     }
 
@@ -135,8 +162,39 @@ impl Storm {
         for undo in over {
             self.undo(sim, undo.fault);
         }
+        if let Some(words) = &mut self.words {
+            let spoke = words.look(&self.scene.nodes, &mut self.wrong);
+            for fault in aimed(&mut self.aims, &spoke, now_ms.saturating_sub(self.from_ms)) {
+                let trace = &self.scene.history.trace;
+                trace.line(format_args!("aimed fault {fault:?}"));
+                self.begin(sim, fault, now_ms);
+            }
+        }
+        if let Some(node) = self.tap.as_ref().and_then(Tap::take_ended) {
+            self.end_at_boundary(sim, &node, now_ms);
+        }
         self.tend(sim, now_ms);
         self.restore(sim, now_ms);
+    }
+
+    /// A node loses power where a message of its was about to be.
+    fn end_at_boundary(&mut self, sim: &mut Sim<'_>, name: &str, now_ms: u64) {
+        let found = self.scene.nodes.iter().position(|node| node.name == name);
+        let node = found.expect("a tap of a node of ours");
+        let fault = Fault {
+            kind: Kind::Crash,
+            at_ms: now_ms,
+            for_ms: BOUNDARY_AWAY_MS,
+            worn_ms: 0,
+            aids: false,
+            node,
+            other: node,
+            seed: now_ms,
+        };
+        let trace = &self.scene.history.trace;
+        trace.line(format_args!("fault at a boundary {fault:?}"));
+        self.begin(sim, fault, now_ms);
+        self.done.push(fault);
     }
 
     /// Stops a node to take an image of its disk, and puts an older one back where that is due, and the others can tell what is
@@ -164,6 +222,7 @@ impl Storm {
     /// Ends all faults; nodes that are down come back.
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.coming.clear();
+        self.aims.clear();
         self.restores.clear();
         self.score = Score::default();
         self.scene.baton.set(Tempo::Usual);
@@ -196,6 +255,26 @@ impl Storm {
     fn tend(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         for i in 0..self.scene.nodes.len() {
             let node = self.scene.nodes[i].clone();
+            match node.fate() {
+                Fate::Usual => {}
+                Fate::Off => {
+                    if node.starts() > 0 && self.back_at_ms[i] != Some(u64::MAX) {
+                        self.scene
+                            .history
+                            .trace
+                            .line(format_args!("{} goes off", node.name));
+                        self.scene.history.lose_disk(i);
+                        node.medium.crash(now_ms);
+                        self.end(sim, i, now_ms, u64::MAX);
+                    }
+                    continue;
+                }
+                Fate::Renewed => {
+                    node.set_fate(Fate::Usual);
+                    node.medium.lose(now_ms);
+                    self.back_at_ms[i] = Some(now_ms);
+                }
+            }
             match self.back_at_ms[i] {
                 Some(at_ms) if at_ms <= now_ms => {
                     self.back_at_ms[i] = None;
@@ -302,6 +381,16 @@ impl Storm {
             }
             Kind::Kill => {
                 node.medium.kill(fault.seed);
+                self.down(sim, fault, now_ms);
+            }
+            Kind::LoseDisk => {
+                self.down(sim, fault, now_ms);
+                node.medium.lose(fault.seed);
+                self.scene.history.lose_disk(fault.node);
+            }
+            Kind::Move => {
+                node.medium.kill(fault.seed);
+                node.move_on();
                 self.down(sim, fault, now_ms);
             }
             Kind::Restart => node.stop(),
@@ -411,6 +500,8 @@ impl Storm {
             | Kind::BitFlip
             | Kind::ClockJump
             | Kind::Restore
+            | Kind::LoseDisk
+            | Kind::Move
             | Kind::Stranger => {}
         }
     }
@@ -473,6 +564,37 @@ impl Storm {
             .line(format_args!("flips a bit of {name} at {at}"));
         disk.flip(&name, at, mask);
     }
+}
+
+/// The faults whose words have been said, now that these nodes spoke; `since_ms` the storm began.
+fn aimed(aims: &mut Vec<Aim>, spoke: &[usize], since_ms: u64) -> Vec<Fault> {
+    let mut due = Vec::new();
+    for &node in spoke {
+        aims.retain_mut(|aim| {
+            if aim.fault.at_ms > since_ms {
+                return true;
+            }
+            let is_due = aim.words == 0;
+            aim.words = aim.words.saturating_sub(1);
+            let Fault {
+                node: own, other, ..
+            } = aim.fault;
+            let (node, other) = match aim.at_speaker {
+                true if node == other => (node, own),
+                true => (node, other),
+                false => (own, other),
+            };
+            if is_due {
+                due.push(Fault {
+                    node,
+                    other,
+                    ..aim.fault
+                });
+            }
+            !is_due
+        });
+    }
+    due
 }
 
 fn failure(seed: u64) -> DiskFault {

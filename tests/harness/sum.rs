@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    faults::{KINDS, Kind},
+    faults::{KINDS, KINDS_OF_CHANGES, Kind},
     fleet::Verdict,
 };
 
@@ -73,7 +73,8 @@ impl Sum {
     fn add_faults(&mut self, names: &[String]) {
         let mut counts: BTreeMap<Kind, u64> = BTreeMap::new();
         for name in names {
-            let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == *name);
+            let mut kinds = KINDS.into_iter().chain(KINDS_OF_CHANGES);
+            let kind = kinds.find(|kind| format!("{kind:?}") == *name);
             *counts
                 .entry(kind.expect("a kind that there is"))
                 .or_default() += 1;
@@ -81,6 +82,7 @@ impl Sum {
         for (&kind, &count) in &counts {
             *self.faults.entry(kind).or_default() += count;
         }
+        counts.retain(|kind, _| KINDS.contains(kind));
         let pair = match counts.iter().collect::<Vec<_>>()[..] {
             [(&one, _), (&other, _)] => (one, other),
             [(&one, 2..)] => (one, one),

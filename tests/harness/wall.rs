@@ -18,6 +18,8 @@ pub struct Wall {
     jumps: Vec<(u64, usize, i64)>,
     /// When a node ended without writing down what it held in memory.
     losses: Vec<(u64, usize)>,
+    /// When a node lost its disk.
+    disks: Vec<(u64, usize)>,
 }
 
 impl Wall {
@@ -37,6 +39,11 @@ impl Wall {
     /// A node has ended in an unclean way.
     pub fn lose(&mut self, at_ms: u64, node: usize) {
         self.losses.push((at_ms, node));
+    }
+
+    /// A node has lost its disk.
+    pub fn lose_disk(&mut self, at_ms: u64, node: usize) {
+        self.disks.push((at_ms, node));
     }
 
     /// The earliest time that any clock could show at or after `from_ms`, until `to_ms`.
@@ -63,10 +70,19 @@ impl Wall {
 
     /// How many different nodes ended in an unclean way in this time.
     pub fn lost(&self, from_ms: u64, to_ms: u64) -> usize {
-        let times = from_ms..=to_ms;
-        let lost = self.losses.iter().filter(|(at, _)| times.contains(at));
-        lost.map(|(_, node)| *node).collect::<BTreeSet<_>>().len()
+        different(&self.losses, from_ms, to_ms)
     }
+
+    /// How many different nodes lost their disks in this time.
+    pub fn disks_lost(&self, from_ms: u64, to_ms: u64) -> usize {
+        different(&self.disks, from_ms, to_ms)
+    }
+}
+
+fn different(losses: &[(u64, usize)], from_ms: u64, to_ms: u64) -> usize {
+    let times = from_ms..=to_ms;
+    let lost = losses.iter().filter(|(at, _)| times.contains(at));
+    lost.map(|(_, node)| *node).collect::<BTreeSet<_>>().len()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::{fs::File, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use ringfort_tests::{
-    run::{Options, Panics, Report, run},
+    operator::Wish,
+    run::{Options, Panics, Report, Sweep, run},
     trace::{SimTime, Trace},
 };
 
@@ -35,6 +36,12 @@ struct Args {
     /// Change the layout so many times, with two more nodes to be added.
     #[arg(long)]
     changes: Option<usize>,
+    /// One small change instead: `join` or `leave`, of 3 and 4 nodes, under light work.
+    #[arg(long, value_parser = wish)]
+    sweep: Option<Wish>,
+    /// In a sweep: one node loses power at this boundary of a message, counted from 1.
+    #[arg(long)]
+    end_at: Option<u64>,
     /// Write the whole trace to this file.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -86,6 +93,10 @@ fn main() -> ExitCode {
         storm_ms: args.storm_ms,
         calm: args.calm,
         changes: args.changes,
+        sweep: args.sweep.map(|wish| Sweep {
+            wish,
+            end_at: args.end_at,
+        }),
     };
     let report = run(args.seed, &options, trace.clone(), &panics);
     trace.flush();
@@ -101,6 +112,14 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn wish(name: &str) -> Result<Wish, String> {
+    match name {
+        "join" => Ok(Wish::Join),
+        "leave" => Ok(Wish::Leave),
+        _ => Err("join or leave".to_owned()),
     }
 }
 
@@ -155,6 +174,7 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
         "errors": report.errors,
         "faults": faults,
         "changes": changes,
+        "boundaries": report.boundaries,
         "wrong": report.wrong,
     })
 }

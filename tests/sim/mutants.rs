@@ -11,12 +11,16 @@ const SIM: &str = env!("CARGO_BIN_EXE_sim");
 
 /// Finds `mutant` within so many seeds from `first` on.
 fn finds(mutant: &str, first: u64, seeds: u64) {
-    let storm = ["--storm-ms", "3000"].map(str::to_owned);
+    finds_with(&["--storm-ms", "3000"], mutant, first, seeds);
+}
+
+fn finds_with(args: &[&str], mutant: &str, first: u64, seeds: u64) {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let wanted = Search {
         mutant: mutant.to_owned(),
         seeds: first..first + seeds,
     };
-    let found = search(Path::new(SIM), &storm, &wanted);
+    let found = search(Path::new(SIM), &args, &wanted);
     assert_eq!(found.unsound, [0; 0], "they fail without {mutant}, too");
     assert!(found.seed.is_some(), "{mutant} is not found");
 }
@@ -36,4 +40,9 @@ fn a_message_of_a_stale_epoch_that_is_taken_is_found() {
     // Of the stranger's messages as many are foreign as are stale.
     let both = [Kind::Stranger, Kind::Stranger];
     finds("AcceptStaleEpoch", first_seed_of(&both), 2);
+}
+
+#[test]
+fn owners_that_are_chosen_by_who_is_up_are_found() {
+    finds_with(&["--changes", "2"], "PlaceByLiveness", 1, 8);
 }

@@ -5,6 +5,7 @@ use std::{path::Path, process::Command};
 use ringfort_tests::{
     faults::{Kind, first_seed_of},
     fleet,
+    sweep::{CHANGES, sweep},
 };
 
 const SIM: &str = env!("CARGO_BIN_EXE_sim");
@@ -19,6 +20,9 @@ const FAULTS: [&[Kind]; 8] = [
     &[Kind::Restore],
     &[Kind::Stranger],
 ];
+
+/// Boundaries of each change that are tried here.
+const SWEPT: u64 = 4;
 
 #[test]
 fn a_few_seeds_keep_every_promise() {
@@ -61,4 +65,16 @@ fn one_seed_twice_is_one_trace_byte_for_byte() {
     assert!(one.len() > 10_000, "there is something to compare");
     let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
     assert!(one == other, "the traces differ from byte {same} on");
+}
+
+/// A sample: `target/release/sweep` goes through all of them.
+#[test]
+fn a_node_that_ends_at_a_message_of_a_change_breaks_no_promise() {
+    for change in CHANGES {
+        let sample = |total: u64| total.div_ceil(SWEPT);
+        let swept = sweep(Path::new(SIM), (change, 1), sample, 2, |_, _| {});
+        assert!(swept.failed.is_empty(), "{:?}", swept.failed);
+        assert!(swept.total() > 100, "{:?}", swept.boundaries);
+        assert_eq!(swept.ended, SWEPT, "of {}", swept.total());
+    }
 }

@@ -417,6 +417,7 @@ impl Gossiper {
         }
         (self.parts.events)(Event::Peer {
             name: peer.to_string(),
+            store,
             up,
         });
     }

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
+use ringfort_ring::StoreId;
 use ringfort_storage::{
     disk::Disk,
     engine::EngineHome,
@@ -58,6 +59,8 @@ pub enum Event {
     Peer {
         /// The other's name.
         name: String,
+        /// Its store: a node that lost its directory comes back with another one, and the old one goes down later.
+        store: StoreId,
         /// Whether it is up.
         up: bool,
     },
