@@ -1,6 +1,7 @@
 //! Looks for planted bugs: how many seeds does it take until the checker finds one?
 //!
-//! *Invariant:* a seed counts only if it fails with the bug planted and passes without it: what fails anyway proves nothing.
+//! *Invariant:* a seed counts only if it fails with the bug planted and passes without it: what fails anyway proves nothing. And a
+//! run fails only by what its report finds: one that cannot be made (an unknown bug, a bad option, a process killed) ends the search.
 //! Seeds whose faults cannot reach the bug are counted as tried, and not run.
 
 use std::{
@@ -32,6 +33,8 @@ pub struct Found {
     pub tried: u64,
     /// Seeds that fail without the bug, too.
     pub unsound: Vec<u64>,
+    /// A run that came to no report, and what it said instead: the search is worth nothing.
+    pub broken: Option<String>,
 }
 
 /// The kinds of faults without which a bug does nothing; `None`: any run may show it.
@@ -72,6 +75,7 @@ pub fn search(sim: &Path, extra: &[String], search: &Search) -> Found {
         seed: None,
         tried: 0,
         unsound: Vec::new(),
+        broken: None,
     };
     // Where layouts change, and disks are lost with it, any run may show any of them.
     let changes = extra.iter().any(|arg| arg.starts_with("--changes"));
@@ -86,7 +90,12 @@ pub fn search(sim: &Path, extra: &[String], search: &Search) -> Found {
         if with.failure.is_none() {
             continue;
         }
-        if run_one(sim, extra, seed).failure.is_some() {
+        let without = run_one(sim, extra, seed);
+        if let Some(words) = [&with, &without].into_iter().find_map(no_report) {
+            found.broken = Some(words);
+            break;
+        }
+        if without.failure.is_some() {
             found.unsound.push(seed);
             continue;
         }
@@ -120,8 +129,13 @@ pub fn search_all(
     });
 }
 
+/// What a run said that failed without a report.
+fn no_report(verdict: &Verdict) -> Option<String> {
+    let words = verdict.failure.as_ref()?;
+    verdict.report.is_null().then(|| words.trim().to_owned())
+}
+
 fn first_wrong(verdict: &Verdict) -> String {
     let said = verdict.report["wrong"][0].as_str();
-    let fell = || verdict.failure.as_deref().and_then(|f| f.lines().last());
-    said.or_else(fell).unwrap_or_default().to_owned()
+    said.unwrap_or_default().to_owned()
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringfort_storage::mutants::{ALL, CAN_PLANT};
 use ringfort_tests::hunt::{Found, Search, search_all};
@@ -11,17 +11,17 @@ use ringfort_tests::hunt::{Found, Search, search_all};
 /// Plants bugs and counts the seeds until each is found.
 #[derive(Debug, Parser)]
 struct Args {
-    /// The bugs [default: all].
+    /// A bug, by its name in the table of tests/README.md; may be given several times [default: all].
     #[arg(long)]
     mutant: Vec<String>,
     /// How many ranges of seeds to look through for each.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=1_000))]
     ranges: u64,
     /// Seeds of a range, at most.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
     seeds: u64,
     /// The first seed of the first range.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..=u64::MAX / 2))]
     from: u64,
     /// How many searches at a time [default: one a core].
     #[arg(long)]
@@ -41,10 +41,15 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
-    let all = || ALL.iter().map(|mutant| format!("{mutant:?}")).collect();
-    let mutants: Vec<String> = Some(args.mutant.clone())
-        .filter(|named| !named.is_empty())
-        .unwrap_or_else(all);
+    let all: Vec<String> = ALL.iter().map(|mutant| format!("{mutant:?}")).collect();
+    if let Some(unknown) = args.mutant.iter().find(|name| !all.contains(name)) {
+        eprintln!("no bug {unknown}; there are {}", all.join(", "));
+        return ExitCode::from(2);
+    }
+    let mutants = match args.mutant.is_empty() {
+        true => all,
+        false => args.mutant.clone(),
+    };
     let searches = searches(&mutants, &args);
     let bar = ProgressBar::new(searches.len() as u64).with_style(style());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -86,6 +91,9 @@ fn searches(mutants: &[String], args: &Args) -> Vec<Search> {
 
 fn tell(search: &Search, found: &Found) {
     let Search { mutant, seeds } = search;
+    if let Some(words) = &found.broken {
+        eprintln!("{mutant}: `sim` came to no report: {words}");
+    }
     match &found.seed {
         Some((seed, wrong)) => eprintln!("{mutant}: {} seeds, {seed}: {wrong}", found.tried),
         None => eprintln!("{mutant}: not found in seeds {seeds:?}"),

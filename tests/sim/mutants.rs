@@ -21,6 +21,7 @@ fn finds_with(args: &[&str], mutant: &str, first: u64, seeds: u64) {
         seeds: first..first + seeds,
     };
     let found = search(Path::new(SIM), &args, &wanted);
+    assert_eq!(found.broken, None, "no report with {mutant}");
     assert_eq!(found.unsound, [0; 0], "they fail without {mutant}, too");
     assert!(found.seed.is_some(), "{mutant} is not found");
 }
