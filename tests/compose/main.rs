@@ -130,7 +130,7 @@ fn containers_keep_every_promise_in_a_storm() {
             storm_ms: STORM_MS,
         };
         let report = run(&mut containers, &options, &trace);
-        trace.flush();
+        trace.flush().expect("the trace is written");
         report.assert_well(&options, &containers.kinds(), &path.display().to_string());
         containers.assert_never_failed();
     }

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fmt,
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,6 +21,8 @@ const LAST_LINES: usize = 120;
 struct Inner {
     last: VecDeque<String>,
     file: Option<BufWriter<File>>,
+    /// Why the file is not whole.
+    failed: Option<io::Error>,
 }
 
 /// What a run's time is.
@@ -97,10 +99,17 @@ impl Trace {
     }
 
     /// Writes out what is buffered.
-    pub fn flush(&self) {
-        if let Some(file) = &mut self.inner().file {
-            // A trace that cannot be written shows when it is compared.
-            let _ = file.flush();
+    ///
+    /// # Errors
+    /// The first failure to write a line, told once.
+    pub fn flush(&self) -> io::Result<()> {
+        let mut inner = self.inner();
+        if let Some(error) = inner.failed.take() {
+            return Err(error);
+        }
+        match &mut inner.file {
+            Some(file) => file.flush(),
+            None => Ok(()),
         }
     }
 
@@ -111,8 +120,10 @@ impl Trace {
 
 impl Inner {
     fn push(&mut self, line: String) {
-        if let Some(file) = &mut self.file {
-            let _ = writeln!(file, "{line}");
+        if let Some(file) = &mut self.file
+            && let Err(error) = writeln!(file, "{line}")
+        {
+            self.failed.get_or_insert(error);
         }
         if self.last.len() == LAST_LINES {
             self.last.pop_front();

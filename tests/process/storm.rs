@@ -189,7 +189,7 @@ fn storm(seed: u64) {
         storm_ms: STORM_MS,
     };
     let report = run(&mut processes, &options, &trace);
-    trace.flush();
+    trace.flush().expect("the trace is written");
     let (kinds, mut cluster) = (processes.kinds(), processes.cluster);
     if !report.wrong.is_empty() {
         for i in 0..NODES {

@@ -5,7 +5,7 @@ mod ambient;
 
 use std::{fs::File, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use ringfort_tests::{
     operator::Wish,
     run::{Options, Panics, Report, Sweep, run},
@@ -18,24 +18,25 @@ struct Args {
     /// The seed.
     #[arg(long)]
     seed: u64,
-    /// Number of nodes, instead of what the seed says.
-    #[arg(long)]
-    nodes: Option<usize>,
-    /// Number of clients, instead of what the seed says.
-    #[arg(long)]
-    clients: Option<usize>,
-    /// How long clients work and faults come, in simulated ms.
-    #[arg(long)]
+    /// Number of nodes, instead of what the seed says: 2 to 50.
+    #[arg(long, value_parser = value_parser!(u64).range(2..=50))]
+    nodes: Option<u64>,
+    /// Number of clients, instead of what the seed says: 1 to 100.
+    #[arg(long, value_parser = value_parser!(u64).range(1..=100))]
+    clients: Option<u64>,
+    /// How long clients work and faults come, in simulated ms, instead of what the seed says: 1000 (shorter ones have no room for
+    /// all faults) to 3600000.
+    #[arg(long, value_parser = value_parser!(u64).range(1_000..=3_600_000))]
     storm_ms: Option<u64>,
-    /// Plant this bug first, to see it found (needs the feature `mutants`).
+    /// Plant this bug first, to see it found: a name in the table of tests/README.md (needs the feature `mutants`).
     #[arg(long)]
     mutant: Option<String>,
     /// No faults.
     #[arg(long)]
     calm: bool,
-    /// Change the layout so many times, with two more nodes to be added.
-    #[arg(long)]
-    changes: Option<usize>,
+    /// Change the layout so many times, at most 20, with two more nodes to be added.
+    #[arg(long, value_parser = value_parser!(u64).range(..=20))]
+    changes: Option<u64>,
     /// One small change instead: `join` or `leave`, of 3 and 4 nodes, under light work.
     #[arg(long, value_parser = wish)]
     sweep: Option<Wish>,
@@ -88,31 +89,34 @@ fn main() -> ExitCode {
         noted.note(panic.to_string());
     }));
     let options = Options {
-        nodes: args.nodes,
-        clients: args.clients,
+        nodes: args.nodes.map(|nodes| nodes as usize),
+        clients: args.clients.map(|clients| clients as usize),
         storm_ms: args.storm_ms,
         calm: args.calm,
-        changes: args.changes,
+        changes: args.changes.map(|changes| changes as usize),
         sweep: args.sweep.map(|wish| Sweep {
             wish,
             end_at: args.end_at,
         }),
     };
     let report = run(args.seed, &options, trace.clone(), &panics);
-    trace.flush();
+    let traced = trace.flush();
     if !report.wrong.is_empty() {
-        complain(args.seed, &report, &trace);
+        complain(&args, &report, &trace);
     }
     if args.json {
         println!("{}", json(args.seed, &report));
     } else {
         tell(args.seed, &report);
     }
-    if report.wrong.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    if !report.wrong.is_empty() {
+        return ExitCode::FAILURE;
     }
+    if let Err(error) = traced {
+        eprintln!("the trace is not whole: {error}");
+        return ExitCode::from(2);
+    }
+    ExitCode::SUCCESS
 }
 
 fn wish(name: &str) -> Result<Wish, String> {
@@ -123,7 +127,8 @@ fn wish(name: &str) -> Result<Wish, String> {
     }
 }
 
-fn complain(seed: u64, report: &Report, trace: &Trace) {
+fn complain(args: &Args, report: &Report, trace: &Trace) {
+    let seed = args.seed;
     eprintln!("the last events:");
     for line in trace.last() {
         eprintln!("{line}");
@@ -132,7 +137,16 @@ fn complain(seed: u64, report: &Report, trace: &Trace) {
     for wrong in &report.wrong {
         eprintln!("- {wrong}");
     }
-    eprintln!("again: cargo run -p ringfort-tests --bin sim -- --seed {seed}\n");
+    let features = match &args.mutant {
+        Some(_) => " --features mutants",
+        None => "",
+    };
+    let given: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--json")
+        .collect();
+    let given = given.join(" ");
+    eprintln!("again: cargo run -p ringfort-tests{features} --bin sim -- {given}\n");
 }
 
 fn tell(seed: u64, report: &Report) {
