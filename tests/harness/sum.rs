@@ -33,6 +33,8 @@ pub struct Sum {
     pub faults: BTreeMap<Kind, u64>,
     /// Runs in which two kinds came together, or one came twice, by the pair in the order of [`KINDS`].
     pub pairs: BTreeMap<(Kind, Kind), u64>,
+    /// Changes of the layout, by kind.
+    pub changes: BTreeMap<String, u64>,
     /// Seeds that failed.
     pub failures: BTreeMap<u64, Failure>,
 }
@@ -55,6 +57,9 @@ impl Sum {
                 .collect()
         };
         self.add_faults(&texts("faults"));
+        for change in texts("changes") {
+            *self.changes.entry(change).or_default() += 1;
+        }
         if let Some(words) = &verdict.failure {
             let mut wrong = texts("wrong");
             if wrong.is_empty() {

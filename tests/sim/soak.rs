@@ -6,24 +6,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringfort_tests::{
     fleet,
     sum::{Sum, all_pairs},
 };
 
-/// Runs many seeds of the simulation.
+/// Names in one line of the summary, at most: a short soak lacks most pairs.
+const NAMED_MAX: usize = 20;
+
+/// Runs many seeds of the simulation. Failures are told as they come, the sum at the end: an interrupted soak has none, so give
+/// `--minutes` where time is short.
 #[derive(Debug, Parser)]
 struct Args {
     /// How many seeds.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     from: u64,
     /// Begin no more seeds after this many minutes.
-    #[arg(long)]
+    #[arg(long, value_parser = value_parser!(u64).range(..=525_600))]
     minutes: Option<u64>,
     /// How many at a time [default: one a core].
     #[arg(long)]
@@ -98,6 +102,7 @@ fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
         all_pairs().count()
     );
     println!("  never came     {}", or_none(&sum.pairs_missing()));
+    println!("changes          {:?}", sum.changes);
     println!("failures         {}", sum.failures.len());
     for (seed, failure) in &sum.failures {
         println!("seed {seed}: {}", failure.settings);
@@ -112,7 +117,11 @@ fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
 fn or_none<T: std::fmt::Debug>(list: &[T]) -> String {
     match list {
         [] => "none".to_owned(),
-        list => format!("{list:?}"),
+        list if list.len() <= NAMED_MAX => format!("{list:?}"),
+        list => {
+            let (named, more) = list.split_at(NAMED_MAX);
+            format!("{named:?} and {} more", more.len())
+        }
     }
 }
 
