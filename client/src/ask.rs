@@ -55,6 +55,10 @@ impl Inner {
                 Err(_) if spare => Error::silent(node.address()),
                 Err(_) => Error::unanswered(node.address(), false),
             };
+            if error.failure().is_none() {
+                // A node of which nothing but such questions is asked would seem to be as good as any the next time, too.
+                node.begin();
+            }
             if error.kind() == Kind::Unavailable && error.failure().is_none() && others {
                 continue;
             }

@@ -124,6 +124,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Node {
     stopped: bool,
+    hidden: bool,
     draining: bool,
     unsynced: Vec<u32>,
     connections: Vec<AbortHandle>,
@@ -197,6 +198,12 @@ impl FakeCluster {
             std::mem::take(&mut state.nodes[node].connections)
         };
         connections.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Lets connections to a node hang, as to one whose address leads nowhere; those that stand break.
+    pub fn hide(&self, node: usize) {
+        self.lock().nodes[node].hidden = true;
+        self.break_connections(node);
     }
 
     /// Starts a node again.

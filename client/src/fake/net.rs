@@ -32,14 +32,24 @@ pub(super) fn connector(
         let cluster = cluster.clone();
         async move {
             tokio::time::sleep(OPEN_DELAY).await;
+            if is_hidden(&cluster, &uri) {
+                return std::future::pending().await;
+            }
             connect(&cluster, &uri)
         }
     })
 }
 
+fn host(uri: &Uri) -> Option<&str> {
+    uri.host().and_then(|host| host.strip_suffix(".fake"))
+}
+
+fn is_hidden(cluster: &FakeCluster, uri: &Uri) -> bool {
+    host(uri).is_some_and(|host| cluster.lock().nodes[number(host)].hidden)
+}
+
 fn connect(cluster: &FakeCluster, uri: &Uri) -> io::Result<DuplexStream> {
-    let host = uri.host().and_then(|host| host.strip_suffix(".fake"));
-    let host = host.ok_or_else(|| {
+    let host = host(uri).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "no such host in the fake cluster")
     })?;
     let node = number(host);

@@ -247,6 +247,15 @@ impl Session {
         operation.forget();
     }
 
+    /// Opens the stream if nobody has yet, and keeps it open: from then on its health tells whether the node is to be had.
+    pub(crate) fn begin(&self) {
+        let starts = !std::mem::replace(&mut self.shared.lock().is_running, true);
+        if starts {
+            let task = tokio::spawn(task::run(Arc::clone(&self.shared)));
+            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+        }
+    }
+
     /// Queues an entry, for which credit was taken.
     fn push(&self, entry: Entry) -> Result<(), Error> {
         let deadline = entry.deadline;
@@ -264,12 +273,8 @@ impl Session {
         if earlier {
             state.armed = Some(deadline);
         }
-        let starts = !std::mem::replace(&mut state.is_running, true);
         drop(state);
-        if starts {
-            let task = tokio::spawn(task::run(Arc::clone(&self.shared)));
-            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
-        }
+        self.begin();
         if earlier {
             self.shared.rearm.notify_one();
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::StreamExt;
 use ringfort_client::{Failure, Kind, Mutation, Reason, ResumeToken, fake::Fault};
+use tokio::time::{Duration, Instant};
 
 use crate::cluster;
 
@@ -42,6 +43,24 @@ async fn every_key_comes_once_whatever_the_page() {
         .collect()
         .await;
     assert!(entries.len() == 57 && entries.iter().all(|entry| entry.siblings.is_empty()));
+}
+
+/// Of a client that does nothing else: no operation tells it which nodes are to be had.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_be_reached_holds_up_few_pages() {
+    let (cluster, _writer) = filled().await;
+    let client = cluster.client();
+    cluster.hide(1);
+    let started = Instant::now();
+    let entries: Vec<_> = client
+        .scan()
+        .page_size(1)
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    assert_eq!(entries.len(), 57);
+    let held_up = started.elapsed();
+    assert!(held_up < Duration::from_secs(5), "{held_up:?} for 57 pages");
 }
 
 #[tokio::test(start_paused = true)]
