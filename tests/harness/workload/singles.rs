@@ -68,6 +68,8 @@ impl Worker {
         let known = self.memory.remove(&key);
         let with = known.filter(|_| self.chance.random_range(0..2) == 0);
         let ask = self.ask(Kind::Delete, with.as_ref().map(|(_, seen)| seen.clone()));
+        // Without a context it reads first, a majority.
+        let asked = self.begin_read(self.majority(), ask.strict);
         let id = self.begin_write(key, &ask);
         let mut call = self.client.delete(key_name(key));
         call = call
@@ -82,6 +84,7 @@ impl Worker {
             Ok(deleted) if deleted.found == Some(false) => {
                 let nothing = Outcome::Nothing("it found nothing to delete".to_owned());
                 self.plan.history.end_write(id, nothing);
+                self.plan.history.end_read(asked, key, &[]);
             }
             answer => self.settle(id, answer.err()),
         }
