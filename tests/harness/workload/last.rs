@@ -13,10 +13,16 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How often.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Reads every key from all its owners, twice: the first read repairs what differs, the second is what is there in the end.
+/// Keys that nobody has written before, to be written once all is well.
+const NEW_KEYS: usize = 4;
+/// How long a write may take then.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Writes: what cannot be written now may never have been. Then reads every key from all its owners, twice: the first read repairs what differs, the second is what is there in the end.
 pub async fn final_pass(plan: Plan, seed: u64) {
     let client = connect(&plan, seed);
     wait_for(&plan.healed).await;
+    final_writes(&plan, &client).await;
     let mut r = plan.copies;
     for round in 0..2 {
         for key in 0..plan.keys {
@@ -33,6 +39,17 @@ pub async fn final_pass(plan: Plan, seed: u64) {
         sleep(Duration::from_secs(1)).await;
     }
     plan.done.store(true, Ordering::Relaxed);
+}
+
+/// Nothing reads these keys, so that nothing repairs them: all owners are to have heard of them by themselves.
+async fn final_writes(plan: &Plan, client: &Client) {
+    for number in 0..NEW_KEYS {
+        let key = format!("new-{number}");
+        if let Err(error) = client.put(key.clone(), "new").timeout(WRITE_TIMEOUT).await {
+            let wrong = format!("{key} cannot be written after healing: {error}");
+            plan.history.records().wrong.push(wrong);
+        }
+    }
 }
 
 /// One read, tried for long. `r` sinks when a damaged disk keeps all N copies from counting.
