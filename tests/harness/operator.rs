@@ -327,7 +327,8 @@ impl Operator {
         let member = member.inspect_err(|error| self.say(format_args!("{addr}: {error}")))?;
         let member = member_from_wire(member).expect("the name of a node of ours");
         Ok(Member {
-            placement_id: PlacementId(seed),
+            // Both operators may have the same errand, and add two nodes (seed 146).
+            placement_id: PlacementId(seed ^ member.store_id.0),
             ..member
         })
     }

@@ -154,11 +154,7 @@ impl Storm {
                     .set_step_ms(WORN_STEP_MS);
             }
         }
-        // The first to touch what a node has forgotten is to be that node.
-        self.scene.baton.set(match may_begin {
-            true => self.score.at(now_ms),
-            false => Tempo::Hush,
-        });
+        self.scene.baton.set(self.score.at(now_ms));
         let (over, lasting) = std::mem::take(&mut self.lasting)
             .into_iter()
             .partition(|undo| undo.at_ms <= now_ms);
