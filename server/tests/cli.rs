@@ -87,7 +87,6 @@ fn bad_usage_exits_2_with_words_on_stderr_only() {
         &["bench", "walk"],
         &["bench", "put", "--clients", "0"],
         &["dev", "--nodes", "0"],
-        &["serve"],
         &["serve", "--name", "UPPER"],
         &["serve", "--name", "n0", "--client-addr", "0.0.0.0:7400"],
         &["serve", "--name", "n0", "--config", "/no/such/file"],
@@ -104,7 +103,7 @@ fn with_json_errors_are_json_on_stdout() {
     for (args, code, reason) in [
         (&["nonsense", "--json"][..], 2, "BAD_USAGE"),
         (&["--json", "get", "0g", "--hex"], 2, "BAD_USAGE"),
-        (&["serve", "--json"], 2, "BAD_CONFIG"),
+        (&["serve", "--name", "UPPER", "--json"], 2, "BAD_CONFIG"),
         (
             &[
                 "get",
