@@ -58,9 +58,9 @@ impl Inner {
             if error.failure().is_none() {
                 // A node of which nothing but such questions is asked would seem to be as good as any the next time, too.
                 node.begin();
-            }
-            if error.kind() == Kind::Unavailable && error.failure().is_none() && others {
-                continue;
+                if error.kind() == Kind::Unavailable && others {
+                    continue;
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match policy::decide(&error, number, left, self.random().fraction()) {

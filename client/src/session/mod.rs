@@ -251,9 +251,14 @@ impl Session {
     pub(crate) fn begin(&self) {
         let starts = !std::mem::replace(&mut self.shared.lock().is_running, true);
         if starts {
-            let task = tokio::spawn(task::run(Arc::clone(&self.shared)));
-            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+            self.start();
         }
+    }
+
+    /// Whoever finds the session without its task, and says under the lock that it has one, is to call this.
+    fn start(&self) {
+        let task = tokio::spawn(task::run(Arc::clone(&self.shared)));
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
     }
 
     /// Queues an entry, for which credit was taken.
@@ -273,8 +278,11 @@ impl Session {
         if earlier {
             state.armed = Some(deadline);
         }
+        let starts = !std::mem::replace(&mut state.is_running, true);
         drop(state);
-        self.begin();
+        if starts {
+            self.start();
+        }
         if earlier {
             self.shared.rearm.notify_one();
         }

@@ -308,15 +308,21 @@ async fn a_directory_knows_its_node() {
     run.stop().await;
 }
 
+/// A cluster of three, an image of c's directory from a clean stop, and c as it was started again after that.
+async fn with_an_image_of_c(net: &MemNet, homes: &[Home; 3]) -> (Vec<Run>, Home, Run) {
+    let mut runs = three(net, homes, 10).await;
+    runs.pop().expect("three").stop().await;
+    let image = homes[2].copy();
+    let mut c = start(net, &homes[2], "c", &ABC, 40);
+    c.ready().await;
+    (runs, image, c)
+}
+
 /// I3: a copy that has forgotten what it acknowledged must not be read from.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_directory_counts_toward_no_read() {
     let (net, mut homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
-    let mut runs = three(&net, &homes, 10).await;
-    runs.pop().expect("three").stop().await;
-    let backup = homes[2].copy();
-    let mut c = start(&net, &homes[2], "c", &ABC, 40);
-    c.ready().await;
+    let (mut runs, backup, c) = with_an_image_of_c(&net, &homes).await;
     for i in 0..20 {
         c.put(&format!("k{i}"), "v").await.expect("a quorum");
     }
@@ -352,11 +358,7 @@ async fn a_restored_directory_counts_toward_no_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_from_before_the_last_start_is_known_without_any_write() {
     let (net, mut homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
-    let mut runs = three(&net, &homes, 10).await;
-    runs.pop().expect("three").stop().await;
-    let backup = homes[2].copy();
-    let mut c = start(&net, &homes[2], "c", &ABC, 40);
-    c.ready().await;
+    let (mut runs, backup, c) = with_an_image_of_c(&net, &homes).await;
     assert_eq!(c.status().await.nodes[2].unsynced, 0);
     c.stop().await;
     homes[2] = backup;

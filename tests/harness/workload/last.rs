@@ -18,7 +18,8 @@ const NEW_KEYS: usize = 4;
 /// How long a write may take then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes: what cannot be written now may never have been. Then reads every key from all its owners, twice: the first read repairs what differs, the second is what is there in the end.
+/// Writes a little: all is well, so nothing may fail. Then reads every key from all its owners, twice: the first read repairs what
+/// differs, the second is what is there in the end.
 pub async fn final_pass(plan: Plan, seed: u64) {
     let client = connect(&plan, seed);
     wait_for(&plan.healed).await;
