@@ -12,7 +12,7 @@ use ringfort_storage::{
 };
 use tokio::sync::oneshot;
 
-use super::{End, Parts, until_durable};
+use super::{End, until_durable};
 use crate::{
     pool::EnginePool,
     view::{Views, own_unsynced},
@@ -33,11 +33,11 @@ pub struct Local {
 }
 
 impl Local {
-    pub fn new(parts: &Parts) -> Local {
+    pub fn new(store: &Store, pool: &Arc<dyn EnginePool>, views: &Views) -> Local {
         Local {
-            store: parts.store.clone(),
-            pool: Arc::clone(&parts.pool),
-            views: parts.views.clone(),
+            store: store.clone(),
+            pool: Arc::clone(pool),
+            views: views.clone(),
         }
     }
 

@@ -6,7 +6,7 @@
 //! worker and it does one thing at a time, so nothing is erased that was acknowledged.
 
 pub mod core;
-mod local;
+pub(crate) mod local;
 pub mod pace;
 pub mod progress;
 mod receive;
@@ -32,7 +32,6 @@ use self::{
     local::Local,
     pace::Pace,
     progress::Progress,
-    receive::Sources,
 };
 use crate::{
     clock::Clock,
@@ -40,7 +39,7 @@ use crate::{
     council::{Council, Part},
     gossip::Routes,
     net::Net,
-    peer::Fences,
+    peer::{Bulk, Fences, bulk::Unreached},
     pool::EnginePool,
     view::{View, Views},
 };
@@ -110,7 +109,7 @@ enum Turn {
 pub struct Mover {
     parts: Parts,
     local: Local,
-    sources: Sources,
+    bulk: Bulk,
     pace: Mutex<Pace>,
     /// How far partitions are received, of the newest layout.
     stages: Mutex<BTreeMap<PartitionId, Stage>>,
@@ -126,8 +125,8 @@ impl Mover {
     /// A worker that has done nothing.
     pub fn new(parts: Parts) -> Mover {
         Mover {
-            local: Local::new(&parts),
-            sources: Sources::new(&parts),
+            local: Local::new(&parts.store, &parts.pool, &parts.views),
+            bulk: Bulk::new(&parts.net, &parts.routes, &parts.fences),
             pace: Mutex::new(Pace::new(parts.bytes_per_s)),
             stages: Mutex::default(),
             received_as: parts.store.actor(),
@@ -320,13 +319,8 @@ enum Setback {
     #[error("the layout has changed")]
     Changed,
     /// An old owner is not reached.
-    #[error("{store} is not reached: {why}")]
-    Unreachable {
-        /// Which.
-        store: StoreId,
-        /// What came of it.
-        why: String,
-    },
+    #[error(transparent)]
+    Unreached(#[from] Unreached),
     /// This store has forgotten something meanwhile, which may be what it had received.
     #[error("a record here is damaged: all that was received is received again")]
     Forgot,
@@ -347,7 +341,7 @@ enum Setback {
 }
 
 /// Completes when the log is durable to `sequence`.
-async fn until_durable(mut durable: watch::Receiver<u64>, sequence: u64) {
+pub(crate) async fn until_durable(mut durable: watch::Receiver<u64>, sequence: u64) {
     // A log that has ended makes nothing durable any more, and the node ends with it.
     if durable.wait_for(|now| *now >= sequence).await.is_err() {
         std::future::pending::<()>().await;

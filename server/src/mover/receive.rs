@@ -6,30 +6,25 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::PoisonError,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use ringfort_proto::{
-    Failure,
-    peer::{self, peer_client::PeerClient},
-};
+use ringfort_proto::peer::{self, peer_client::PeerClient};
 use ringfort_ring::{PartitionId, StoreId, Token};
 use ringfort_storage::{Key, Record, store::Read, version::Object};
 use tonic::transport::Channel;
 
 use super::{
-    AGAIN, End, Mover, Parts, Setback, Turn,
+    AGAIN, End, Mover, Setback, Turn,
     core::{Ask, Receipt, Receiving, Stage},
     until_durable,
 };
 use crate::{
-    gossip::Routes,
-    limits::{PEER_MESSAGE_BYTES_MAX, SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    net::{Net, channel},
-    peer::{Fences, replica::key_from_wire},
+    limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
+    peer::replica::key_from_wire,
     view::View,
     wire::decode_object,
 };
@@ -42,74 +37,8 @@ const MARK_AT_ONCE: usize = 32;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// How long a page may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection to an old owner may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of objects in a page: a large one holds up what clients wait for.
 const PAGE_BYTES: u64 = SCAN_BYTES_MAX / 4;
-
-/// The old owners, and connections to them.
-pub struct Sources {
-    net: Arc<dyn Net>,
-    routes: Arc<Routes>,
-    fences: Fences,
-    clients: Mutex<BTreeMap<StoreId, (String, PeerClient<Channel>)>>,
-}
-
-impl Sources {
-    pub fn new(parts: &Parts) -> Sources {
-        Sources {
-            net: Arc::clone(&parts.net),
-            routes: Arc::clone(&parts.routes),
-            fences: parts.fences.clone(),
-            clients: Mutex::default(),
-        }
-    }
-
-    fn client(&self, view: &View, store: StoreId) -> Option<PeerClient<Channel>> {
-        let listed = || Some(view.history().decree().member_of(store)?.peer_addr.clone());
-        let addr = self.routes.peer_addr(store).or_else(listed)?;
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        match clients.get(&store) {
-            Some((known, client)) if *known == addr => Some(client.clone()),
-            _ => {
-                let client = PeerClient::new(channel(&self.net, &addr, CONNECT_TIMEOUT))
-                    .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-                clients.insert(store, (addr, client.clone()));
-                Some(client)
-            }
-        }
-    }
-
-    async fn ask(
-        &self,
-        view: &View,
-        store: StoreId,
-        mut request: peer::TransferRequest,
-    ) -> Result<peer::TransferResponse, Setback> {
-        let unreachable = |why: String| Setback::Unreachable { store, why };
-        let mut client = self
-            .client(view, store)
-            .ok_or_else(|| unreachable("nobody knows where it is".to_owned()))?;
-        request.fence = Some(self.fences.fence());
-        let asked = tokio::time::timeout(PAGE_TIMEOUT, client.transfer(request)).await;
-        let answer = match asked {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => {
-                return Err(unreachable(match Failure::from_status(&status) {
-                    Some(failure) => failure.to_string(),
-                    None => status.to_string(),
-                }));
-            }
-            Err(_) => return Err(unreachable("no answer in time".to_owned())),
-        };
-        let fence = answer.fence.unwrap_or_default();
-        if fence.store_id != store.0 {
-            return Err(unreachable("another store answers there".to_owned()));
-        }
-        Ok(answer)
-    }
-}
 
 /// A partition that is to be received, as long as the view is this one.
 struct Job<'a> {
@@ -210,6 +139,21 @@ impl Mover {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks an old owner.
+    async fn ask(
+        &self,
+        view: &View,
+        store: StoreId,
+        request: peer::TransferRequest,
+    ) -> Result<peer::TransferResponse, Setback> {
+        let question = |mut client: PeerClient<Channel>, fence| async move {
+            let fence = Some(fence);
+            let request = peer::TransferRequest { fence, ..request };
+            client.transfer(request).await
+        };
+        Ok(self.bulk.ask(view, store, PAGE_TIMEOUT, question).await?)
+    }
+
     /// Asks for a page, merges it, and rests.
     async fn page(&self, job: &Job<'_>, ask: &Ask, stage: &mut Stage) -> Result<(), Setback> {
         let clock = &self.parts.clock;
@@ -224,7 +168,7 @@ impl Mover {
             max_keys: SCAN_KEYS_MAX,
             max_bytes: PAGE_BYTES,
         };
-        let page = self.sources.ask(job.view, ask.store, request).await?;
+        let page = self.ask(job.view, ask.store, request).await?;
         let next = page.next.clone();
         let came = match ask.whole {
             true => self.merge(job, ask.store, page).await?,
@@ -283,7 +227,7 @@ impl Mover {
                 max_bytes: PAGE_BYTES,
                 ..peer::TransferRequest::default()
             };
-            let answer = self.sources.ask(job.view, store, request).await?;
+            let answer = self.ask(job.view, store, request).await?;
             let asked_for: BTreeSet<&Bytes> = wanted.iter().collect();
             let fits = answer
                 .moved
@@ -377,7 +321,7 @@ impl Pass {
     fn note(&mut self, setback: &Setback) {
         match setback {
             Setback::Changed | Setback::Forgot => self.is_over = true,
-            Setback::Unreachable { store, .. } => drop(self.unreached.insert(*store)),
+            Setback::Unreached(who) => drop(self.unreached.insert(who.store)),
             Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
         }
     }

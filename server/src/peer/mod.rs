@@ -5,6 +5,7 @@
 //!
 //! Sending never waits: whatever has queued when the connection has room goes out as one batch.
 
+pub mod bulk;
 mod dial;
 pub mod fence;
 mod lane;
@@ -15,6 +16,7 @@ pub(crate) mod scan;
 pub mod service;
 mod transfer;
 
+pub use bulk::Bulk;
 pub use fence::{Ahead, Fences, Heard};
 pub use links::{LinkEvents, LinkParts, Links, PeerId};
 pub use replica::{Replica, ReplicaParts};
