@@ -60,10 +60,14 @@ pub enum Mutant {
     CopyBeforeAck,
     /// What a layout gives to a store counts as received there at once: a node that leaves takes its copies along.
     LeaveWithoutDraining,
+    /// The kept Merkle tree goes on claiming a key that a drain has erased.
+    TreeMissesErase,
+    /// A record that fails its verification is sent to others as if it were whole.
+    ShipCorrupt,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 25] = [
+pub const ALL: [Mutant; 27] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -89,6 +93,8 @@ pub const ALL: [Mutant; 25] = [
     Mutant::ForgetOldEarly,
     Mutant::CopyBeforeAck,
     Mutant::LeaveWithoutDraining,
+    Mutant::TreeMissesErase,
+    Mutant::ShipCorrupt,
 ];
 
 #[cfg(feature = "mutants")]

@@ -16,6 +16,7 @@ pub(crate) mod tests;
 
 pub use entry::{LogEntry, encode_erase, encode_intent, encode_object, encode_start};
 pub(crate) use head::encode_head;
+pub(crate) use record::decode_as_it_is;
 pub use record::{decode_record, encode_record, verify_leaf};
 
 /// The newest format of records that this build reads, and the one that it writes.

@@ -128,6 +128,7 @@ impl Inner {
         if !self.quarantine.add(key, partition) {
             return;
         }
+        self.table.changes().note_partition(partition);
         self.heal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -10,6 +10,7 @@
 //! *Architecture invariant:* nothing here knows time, threads or chance: they are handed in. `read`, `write` and `merge` touch
 //! memory only; whatever blocks says so.
 
+mod changes;
 mod digest;
 mod drain;
 mod entry;
@@ -35,7 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
-pub use digest::PartitionTree;
+pub use changes::Root;
+pub use digest::{Folds, Leaves, PartitionTree};
 pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
 pub use erase::{EraseError, Erased};
 pub use load::Read;
@@ -223,10 +225,8 @@ impl Store {
                 .unsynced
                 .set_all(partitions, inner.partitions, !synced);
         })?;
-        for &partition in partitions.iter().filter(|_| synced) {
-            inner
-                .quarantine
-                .release_partition(partition, |token| inner.partition_of(token));
+        if synced {
+            inner.release_partitions(partitions);
         }
         Ok(())
     }
@@ -247,10 +247,8 @@ impl Store {
             }
             same
         })?;
-        for &partition in partitions.iter().filter(|_| vouched) {
-            inner
-                .quarantine
-                .release_partition(partition, |token| inner.partition_of(token));
+        if vouched {
+            inner.release_partitions(partitions);
         }
         Ok(vouched)
     }
@@ -262,7 +260,9 @@ impl Store {
 
     /// Ends a key's quarantine: the copies of all its other owners were merged here.
     pub fn release_quarantine(&self, key: &Key) -> bool {
-        self.inner.quarantine.release(key)
+        let released = self.inner.quarantine.release(key);
+        self.inner.table.changes().note(key.token());
+        released
     }
 
     /// Keeps the highest durable log sequence heard of another store, for the next checkpoint.
@@ -312,6 +312,15 @@ impl Store {
 impl Inner {
     fn partition_of(&self, token: u64) -> u32 {
         partition_of(token, self.partitions)
+    }
+
+    /// Ends the quarantine of all keys of these partitions.
+    fn release_partitions(&self, partitions: &[u32]) {
+        for &partition in partitions {
+            let of = |token| self.partition_of(token);
+            self.quarantine.release_partition(partition, of);
+            self.table.changes().note_partition(partition);
+        }
     }
 
     fn is_quarantined(&self, key: &Key) -> bool {

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::changes::Changes;
 use super::entry::{Entry, Slot, Weight};
 use super::shard::Shard;
 use crate::key::Key;
@@ -34,16 +35,19 @@ pub(super) struct Table {
     dirty_bytes: AtomicUsize,
     /// The shard where eviction goes on.
     hand: AtomicUsize,
+    /// What was changed, by partition: each write counts, and whatever else a tree shows.
+    changes: Changes,
 }
 
 impl Table {
-    pub(super) fn new(budget: usize) -> Self {
+    pub(super) fn new(budget: usize, partitions: u32) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             budget,
             bytes: AtomicUsize::new(0),
             dirty_bytes: AtomicUsize::new(0),
             hand: AtomicUsize::new(0),
+            changes: Changes::new(partitions),
         }
     }
 
@@ -82,6 +86,10 @@ impl Table {
     pub(super) fn account(&self, before: Weight, after: Weight) {
         shift(&self.bytes, before.all, after.all);
         shift(&self.dirty_bytes, before.dirty, after.dirty);
+    }
+
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     pub(super) fn budget(&self) -> usize {
@@ -147,6 +155,7 @@ impl Table {
     pub(super) fn write(&self, shard: &mut Shard, key: &Key, slot: Slot, sequence: u64) {
         let (before, after) = shard.write(key, slot, sequence);
         self.account(before, after);
+        self.changes.note(key.token());
     }
 
     /// Puts a clean entry under a key that is not in the (locked) shard.

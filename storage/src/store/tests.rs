@@ -7,3 +7,4 @@ mod model;
 mod real;
 pub(super) mod rig;
 mod sweep;
+mod trees;

@@ -9,6 +9,7 @@ use crate::codec::rows::{self, RowKind};
 use crate::key::Key;
 use crate::record::NO_LEAF;
 use crate::store::digest::token_range;
+use crate::store::entry::Slot;
 use crate::store::rowio;
 use crate::store::table::Table;
 
@@ -65,9 +66,20 @@ impl Drainer {
                 .collect();
             for key in known {
                 let leaf = leaves.get(&key).copied().unwrap_or(NO_LEAF);
-                inner
-                    .table
-                    .change(shard, &key, |entry| entry.base_leaf = Some(leaf));
+                let mut lost = None;
+                inner.table.change(shard, &key, |entry| {
+                    entry.base_leaf = Some(leaf);
+                    // Memory alone has it now: evicted, it would be gone, and the tree would have changed.
+                    let whole = entry.slot.whole();
+                    let whole = whole.filter(|_| entry.dirty == 0 && entry.frozen.is_none());
+                    lost = whole.filter(|record| record.leaf() != leaf).cloned();
+                });
+                if let Some(record) = lost {
+                    let sequence = shard.get(&key).map_or(0, |entry| entry.sequence);
+                    inner
+                        .table
+                        .write(shard, &key, Slot::Whole(record), sequence);
+                }
             }
         }
         let mut forest = inner.forest();
@@ -75,6 +87,7 @@ impl Drainer {
         for (key, leaf) in leaves {
             forest.apply(key.token(), NO_LEAF, leaf);
         }
+        inner.table.changes().note_partition(partition);
         Ok(())
     }
 }

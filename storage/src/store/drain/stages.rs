@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{DrainFailed, DrainStep, Drainer, Stage};
 use crate::checkpoint::{Checkpoint, PartitionSum};
 use crate::key::Key;
+use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
 use crate::store::entry::Generation;
 use crate::store::rowio;
@@ -56,10 +57,18 @@ impl Drainer {
             rowio::replace(&*inner.engine, key, record, &mut buffer)?;
             // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
             let mut shard = inner.table.lock_key(key);
+            let mut shows = false;
             inner.table.change(&mut shard, key, |entry| {
-                entry.base_leaf = Some(record.leaf())
+                entry.base_leaf = Some(record.leaf());
+                shows = entry.slot.whole().is_none();
             });
-            inner.forest().apply(key.token(), *old_leaf, record.leaf());
+            if !(record.object().is_empty() && is_planted(Mutant::TreeMissesErase)) {
+                inner.forest().apply(key.token(), *old_leaf, record.leaf());
+            }
+            // A whole entry says all of its key; of any other the kept tree does.
+            if shows {
+                inner.table.changes().note(key.token());
+            }
         }
         inserting.next = end;
         if end == inserting.changes.len() {

@@ -168,7 +168,7 @@ impl Store {
         let mut engine_failed = identity.current().set_aside;
         let (survey, table, recovered, replayed) = loop {
             let survey = survey::open(&*engine, partitions, checkpoint.applied, engine_failed)?;
-            let table = Table::new(config.table_bytes);
+            let table = Table::new(config.table_bytes, partitions);
             let (held, trees) = (&*survey.engine, &survey.forest);
             match replay::replay(
                 &*disk,
