@@ -64,10 +64,14 @@ pub enum Mutant {
     TreeMissesErase,
     /// A record that fails its verification is sent to others as if it were whole.
     ShipCorrupt,
+    /// A start does not know the hints that the store held.
+    HintLost,
+    /// What a read finds to differ at a fallback is repaired there, as if that were an owner.
+    RepairFallback,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 27] = [
+pub const ALL: [Mutant; 29] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -95,6 +99,8 @@ pub const ALL: [Mutant; 27] = [
     Mutant::LeaveWithoutDraining,
     Mutant::TreeMissesErase,
     Mutant::ShipCorrupt,
+    Mutant::HintLost,
+    Mutant::RepairFallback,
 ];
 
 #[cfg(feature = "mutants")]

@@ -1,8 +1,8 @@
 //! What the commit log holds: one entry per change.
 //!
 //! Shape: `kind 1 ‖ …`; objects and erasures go on with `token 8 LE ‖ length of framed key 2 LE ‖ framed key`, an
-//! object with its record to the end of the entry; an intent with `sequence 8 LE ‖ (root 8 LE ‖ count 4 LE)*`; a start is its
-//! kind alone. The length and checksum of an entry are the log's.
+//! object with its record to the end of the entry; hints likewise, but for `generation 8 LE ‖ taken at 8 LE` before the record of
+//! one that is taken; an intent with `sequence 8 LE ‖ (root 8 LE ‖ count 4 LE)*`, first of hints; a start is its kind alone. The length and checksum of an entry are the log's.
 
 use bytes::Bytes;
 
@@ -14,6 +14,8 @@ const KIND_OBJECT: u8 = 1;
 const KIND_ERASE: u8 = 2;
 const KIND_INTENT: u8 = 3;
 const KIND_START: u8 = 4;
+const KIND_HINT: u8 = 5;
+const KIND_HINT_GONE: u8 = 6;
 const ROOT_BYTES: usize = 12;
 
 /// One entry of the log, decoded.
@@ -35,11 +37,29 @@ pub enum LogEntry {
     Intent {
         /// Everything up to it will be in sled.
         sequence: u64,
+        /// Sum and count of all hints at `sequence`.
+        hints: (u64, u32),
         /// Root and count of every partition at `sequence`, by partition.
         partitions: Vec<(u64, u32)>,
     },
     /// The store began to be served. It changes nothing but the sequence.
     Start,
+    /// The hint of `key` is now this one, whole.
+    Hint {
+        /// Its key.
+        key: Key,
+        /// The whole object.
+        record: Record,
+        /// The reap generation that it was taken under.
+        generation: u64,
+        /// When it was taken, in ms since the Unix epoch.
+        taken_ms: u64,
+    },
+    /// There is no hint of `key` any more: it was delivered, or grew too old.
+    HintGone {
+        /// Its key.
+        key: Key,
+    },
 }
 
 impl LogEntry {
@@ -50,9 +70,17 @@ impl LogEntry {
             LogEntry::Erase { key } => encode_erase(key, out),
             LogEntry::Intent {
                 sequence,
+                hints,
                 partitions,
-            } => encode_intent(*sequence, partitions, out),
+            } => encode_intent(*sequence, *hints, partitions, out),
             LogEntry::Start => encode_start(out),
+            LogEntry::Hint {
+                key,
+                record,
+                generation,
+                taken_ms,
+            } => encode_hint(key, record, *generation, *taken_ms, out),
+            LogEntry::HintGone { key } => encode_hint_gone(key, out),
         }
     }
 
@@ -75,6 +103,11 @@ impl LogEntry {
             KIND_INTENT => decode_intent(body),
             KIND_START if body.is_empty() => Ok(LogEntry::Start),
             KIND_START => Err(CodecError::Length),
+            KIND_HINT => decode_hint(body, verify_values),
+            KIND_HINT_GONE => match decode_key(body)? {
+                (key, []) => Ok(LogEntry::HintGone { key }),
+                _ => Err(CodecError::Length),
+            },
             kind => Err(CodecError::Kind(kind)),
         }
     }
@@ -94,11 +127,16 @@ pub fn encode_erase(key: &Key, out: &mut Vec<u8>) {
 }
 
 /// Appends the entry of a drain that is about to start.
-pub fn encode_intent(sequence: u64, partitions: &[(u64, u32)], out: &mut Vec<u8>) {
-    out.reserve(1 + 8 + ROOT_BYTES * partitions.len());
+pub fn encode_intent(
+    sequence: u64,
+    hints: (u64, u32),
+    partitions: &[(u64, u32)],
+    out: &mut Vec<u8>,
+) {
+    out.reserve(1 + 8 + ROOT_BYTES * (1 + partitions.len()));
     out.push(KIND_INTENT);
     out.extend_from_slice(&sequence.to_le_bytes());
-    for (root, count) in partitions {
+    for (root, count) in [hints].iter().chain(partitions) {
         out.extend_from_slice(&root.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
     }
@@ -107,6 +145,21 @@ pub fn encode_intent(sequence: u64, partitions: &[(u64, u32)], out: &mut Vec<u8>
 /// Appends the entry of a start.
 pub fn encode_start(out: &mut Vec<u8>) {
     out.push(KIND_START);
+}
+
+/// Appends the entry of a hint that was taken, or merged with one that was there.
+pub fn encode_hint(key: &Key, record: &Record, generation: u64, taken_ms: u64, out: &mut Vec<u8>) {
+    out.push(KIND_HINT);
+    encode_key(key, out);
+    out.extend_from_slice(&generation.to_le_bytes());
+    out.extend_from_slice(&taken_ms.to_le_bytes());
+    encode_record(record, out);
+}
+
+/// Appends the entry of a hint that is no more.
+pub fn encode_hint_gone(key: &Key, out: &mut Vec<u8>) {
+    out.push(KIND_HINT_GONE);
+    encode_key(key, out);
 }
 
 fn encode_key(key: &Key, out: &mut Vec<u8>) {
@@ -124,18 +177,31 @@ fn decode_key(bytes: &[u8]) -> Result<(Key, &[u8]), CodecError> {
     Ok((key.map_err(|_| CodecError::Key)?, rest))
 }
 
+fn decode_hint(body: &[u8], verify_values: bool) -> Result<LogEntry, CodecError> {
+    let (key, body) = decode_key(body)?;
+    let (generation, body) = body.split_first_chunk::<8>().ok_or(CodecError::Length)?;
+    let (taken_ms, encoded) = body.split_first_chunk::<8>().ok_or(CodecError::Length)?;
+    Ok(LogEntry::Hint {
+        record: decode_record(&key, encoded, verify_values)?,
+        key,
+        generation: u64::from_le_bytes(*generation),
+        taken_ms: u64::from_le_bytes(*taken_ms),
+    })
+}
+
 fn decode_intent(body: &[u8]) -> Result<LogEntry, CodecError> {
     let (sequence, roots) = body.split_first_chunk::<8>().ok_or(CodecError::Length)?;
     let (roots, []) = roots.as_chunks::<ROOT_BYTES>() else {
         return Err(CodecError::Length);
     };
-    let partitions = roots.iter().map(|row| {
+    let mut roots = roots.iter().map(|row| {
         let root = u64::from_le_bytes(std::array::from_fn(|i| row[i]));
         let count = u32::from_le_bytes(std::array::from_fn(|i| row[8 + i]));
         (root, count)
     });
     Ok(LogEntry::Intent {
+        hints: roots.next().ok_or(CodecError::Length)?,
         sequence: u64::from_le_bytes(*sequence),
-        partitions: partitions.collect(),
+        partitions: roots.collect(),
     })
 }

@@ -8,14 +8,19 @@
 
 mod entry;
 mod head;
+mod hint;
 mod record;
 pub mod rows;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use entry::{LogEntry, encode_erase, encode_intent, encode_object, encode_start};
+pub use entry::{
+    LogEntry, encode_erase, encode_hint, encode_hint_gone, encode_intent, encode_object,
+    encode_start,
+};
 pub(crate) use head::encode_head;
+pub use hint::{HintRow, decode_hint_row, encode_hint_row};
 pub(crate) use record::decode_as_it_is;
 pub use record::{decode_record, encode_record, verify_leaf};
 

@@ -7,6 +7,9 @@
 //! 0x01` a chunk row. The last byte tells them apart, so no key can be mistaken for a chunk of another, and head
 //! rows sort by (token, framed key): a partition is one range.
 //!
+//! The rows of a hint are those of a record behind ten bytes of 0xff ([`Shelf::Hints`]). No row of a record begins so (after
+//! a token of ones comes the length of a namespace, and none is that long): hints lie after all partitions, and in none.
+//!
 //! Values: a record of up to [`ROW_BYTES_MAX`] bytes is its head row. Of a larger one the head row is
 //! `0xff ‖ length 8 LE ‖ name 8 LE ‖ chunks 4 LE ‖ checksum 8 LE`. No format of records will ever be 255.
 
@@ -85,24 +88,120 @@ pub enum RowError {
     Checksum,
 }
 
-/// The key of the head row.
-pub fn head_key(key: &Key) -> Vec<u8> {
-    let mut row = Vec::with_capacity(8 + key.framed().len() + 1);
-    row.extend_from_slice(&key.token().to_be_bytes());
-    row.extend_from_slice(key.framed());
-    row.push(HEAD_SUFFIX);
-    row
+/// Where the last partition's rows end, and those of hints begin.
+pub const RECORDS_END: &[u8] = &[0xff; 10];
+
+/// Where the rows of records end whose tokens are not past `last`.
+pub fn end_after(last: u64) -> Vec<u8> {
+    match last.checked_add(1) {
+        Some(token) => token.to_be_bytes().to_vec(),
+        None => RECORDS_END.to_vec(),
+    }
 }
 
-/// The key of a chunk row.
+/// Which of the rows of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shelf {
+    /// Those of its record.
+    Records,
+    /// Those of a hint of it.
+    Hints,
+}
+
+impl Shelf {
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Shelf::Records => &[],
+            Shelf::Hints => RECORDS_END,
+        }
+    }
+
+    /// The key of the head row.
+    pub fn head_key(self, key: &Key) -> Vec<u8> {
+        let mut row = self.row(key, 1);
+        row.push(HEAD_SUFFIX);
+        row
+    }
+
+    /// The key of a chunk row.
+    pub fn chunk_key(self, key: &Key, name: u64, chunk: u32) -> Vec<u8> {
+        let mut row = self.row(key, 13);
+        row.extend_from_slice(&name.to_be_bytes());
+        row.extend_from_slice(&chunk.to_be_bytes());
+        row.push(CHUNK_SUFFIX);
+        row
+    }
+
+    fn row(self, key: &Key, more: usize) -> Vec<u8> {
+        let prefix = self.prefix();
+        let mut row = Vec::with_capacity(prefix.len() + 8 + key.framed().len() + more);
+        row.extend_from_slice(prefix);
+        row.extend_from_slice(&key.token().to_be_bytes());
+        row.extend_from_slice(key.framed());
+        row
+    }
+
+    /// The rows of what was encoded. Values share its bytes.
+    ///
+    /// # Panics
+    /// From 16 TiB on.
+    pub fn split(self, key: &Key, encoded: Bytes) -> Rows {
+        let head_key = self.head_key(key);
+        if encoded.len() <= ROW_BYTES_MAX {
+            return Rows {
+                chunks: Vec::new(),
+                head_key,
+                head: encoded,
+            };
+        }
+        let name = xxh3_64(&encoded);
+        let starts = (0..encoded.len()).step_by(ROW_BYTES_MAX);
+        let chunks: Vec<_> = (0u32..)
+            .zip(starts)
+            .map(|(chunk, start)| {
+                let end = encoded.len().min(start + ROW_BYTES_MAX);
+                (self.chunk_key(key, name, chunk), encoded.slice(start..end))
+            })
+            .collect();
+        let split = Split {
+            len: encoded.len() as u64,
+            name,
+            chunks: u32::try_from(chunks.len()).expect("records are far below 16 TiB"),
+        };
+        Rows {
+            chunks,
+            head_key,
+            head: split.encode(),
+        }
+    }
+}
+
+/// The key of the head row of a record.
+pub fn head_key(key: &Key) -> Vec<u8> {
+    Shelf::Records.head_key(key)
+}
+
+/// The key of a chunk row of a record.
 pub fn chunk_key(key: &Key, name: u64, chunk: u32) -> Vec<u8> {
-    let mut row = Vec::with_capacity(8 + key.framed().len() + 13);
-    row.extend_from_slice(&key.token().to_be_bytes());
-    row.extend_from_slice(key.framed());
-    row.extend_from_slice(&name.to_be_bytes());
-    row.extend_from_slice(&chunk.to_be_bytes());
-    row.push(CHUNK_SUFFIX);
-    row
+    Shelf::Records.chunk_key(key, name, chunk)
+}
+
+/// The rows of an encoded record. Values share its bytes.
+///
+/// # Panics
+/// From 16 TiB on.
+pub fn split(key: &Key, encoded: Bytes) -> Rows {
+    Shelf::Records.split(key, encoded)
+}
+
+/// The same of any row: where it lies, too; `None` if it is neither of a record nor of a hint.
+pub fn parse_any(row: &[u8]) -> Option<(Shelf, Key, RowKind)> {
+    let (shelf, row) = match row.strip_prefix(RECORDS_END) {
+        Some(row) => (Shelf::Hints, row),
+        None => (Shelf::Records, row),
+    };
+    let (key, kind) = parse_key(row)?;
+    Some((shelf, key, kind))
 }
 
 /// What a row key stands for; `None` if it is no row of a record.
@@ -121,40 +220,6 @@ pub fn parse_key(row: &[u8]) -> Option<(Key, RowKind)> {
     };
     let key = Key::from_framed(u64::from_be_bytes(*token), Bytes::copy_from_slice(framed));
     Some((key.ok()?, kind))
-}
-
-/// The rows of an encoded record. Values share its bytes.
-///
-/// # Panics
-/// From 16 TiB on.
-pub fn split(key: &Key, encoded: Bytes) -> Rows {
-    let head_key = head_key(key);
-    if encoded.len() <= ROW_BYTES_MAX {
-        return Rows {
-            chunks: Vec::new(),
-            head_key,
-            head: encoded,
-        };
-    }
-    let name = xxh3_64(&encoded);
-    let starts = (0..encoded.len()).step_by(ROW_BYTES_MAX);
-    let chunks: Vec<_> = (0u32..)
-        .zip(starts)
-        .map(|(chunk, start)| {
-            let end = encoded.len().min(start + ROW_BYTES_MAX);
-            (chunk_key(key, name, chunk), encoded.slice(start..end))
-        })
-        .collect();
-    let split = Split {
-        len: encoded.len() as u64,
-        name,
-        chunks: u32::try_from(chunks.len()).expect("records are far below 16 TiB"),
-    };
-    Rows {
-        chunks,
-        head_key,
-        head: split.encode(),
-    }
 }
 
 /// Reads a record back: its head row, and chunk rows through `fetch(name, chunk)`. Whole records are passed on
@@ -202,8 +267,8 @@ impl HeadRow {
 
 impl Split {
     /// The keys of the chunk rows: what to remove once the head row names others.
-    pub fn chunk_keys(self, key: &Key) -> impl Iterator<Item = Vec<u8>> + use<'_> {
-        (0..self.chunks).map(move |chunk| chunk_key(key, self.name, chunk))
+    pub fn chunk_keys(self, shelf: Shelf, key: &Key) -> impl Iterator<Item = Vec<u8>> + use<'_> {
+        (0..self.chunks).map(move |chunk| shelf.chunk_key(key, self.name, chunk))
     }
 
     fn encode(self) -> Bytes {

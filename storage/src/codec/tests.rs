@@ -290,14 +290,24 @@ fn entries() -> Vec<LogEntry> {
         record: Record::new(&key(), object),
     });
     let mut entries: Vec<_> = objects.collect();
+    let hints = samples().into_iter().map(|object| LogEntry::Hint {
+        key: key(),
+        record: Record::new(&key(), object),
+        generation: 3,
+        taken_ms: u64::MAX,
+    });
+    entries.extend(hints);
+    entries.push(LogEntry::HintGone { key: key() });
     entries.push(LogEntry::Erase { key: key() });
     entries.push(LogEntry::Start);
     entries.push(LogEntry::Intent {
         sequence: 7,
+        hints: (0, 0),
         partitions: vec![],
     });
     entries.push(LogEntry::Intent {
         sequence: u64::MAX,
+        hints: (u64::MAX, 3),
         partitions: vec![(1, 2), (u64::MAX, u32::MAX)],
     });
     entries
@@ -320,7 +330,7 @@ fn cut_or_longer_log_entries_are_refused() {
         for len in 0..out.len() {
             // An intent is a list of roots: cut between two it is a shorter one, and only the log can tell.
             let between =
-                matches!(entry, LogEntry::Intent { .. }) && len >= 9 && (len - 9) % 12 == 0;
+                matches!(entry, LogEntry::Intent { .. }) && len >= 21 && (len - 9) % 12 == 0;
             assert_eq!(
                 LogEntry::decode(&out[..len], true).is_ok(),
                 between,
@@ -330,7 +340,35 @@ fn cut_or_longer_log_entries_are_refused() {
         out.push(0);
         assert!(LogEntry::decode(&out, true).is_err());
     }
-    assert_eq!(LogEntry::decode(&[9], true), Err(CodecError::Kind(9)));
+    assert_eq!(LogEntry::decode(&[99], true), Err(CodecError::Kind(99)));
+}
+
+#[test]
+fn hints_come_back_as_they_were_and_every_mangled_bit_is_refused() {
+    for object in samples() {
+        let record = Record::new(&key(), object);
+        let mut row = Vec::new();
+        encode_hint_row(&key(), &record, 7, 1_750_000_000_000, &mut row);
+        let hint = HintRow {
+            record,
+            generation: 7,
+            taken_ms: 1_750_000_000_000,
+        };
+        assert_eq!(decode_hint_row(&key(), &row), Ok(hint));
+        for bit in 0..row.len() * 8 {
+            row[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_hint_row(&key(), &row).is_err(), "bit {bit}");
+            row[bit / 8] ^= 1 << (bit % 8);
+        }
+        for len in 0..row.len() {
+            assert!(
+                decode_hint_row(&key(), &row[..len]).is_err(),
+                "cut to {len}"
+            );
+        }
+        row.push(0);
+        assert!(decode_hint_row(&key(), &row).is_err());
+    }
 }
 
 #[test]

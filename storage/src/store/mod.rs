@@ -15,6 +15,7 @@ mod digest;
 mod drain;
 mod entry;
 mod erase;
+mod hints;
 mod load;
 mod merging;
 mod mint;
@@ -40,6 +41,7 @@ pub use changes::Root;
 pub use digest::{Folds, Leaves, PartitionTree};
 pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
 pub use erase::{EraseError, Erased};
+pub use hints::{HINT_BYTES_DEFAULT, Hint, HintCount, HintRefused, HintStats};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
@@ -50,6 +52,7 @@ pub use scan::{SCAN_KEYS_MAX, ScanPage};
 pub use table::TABLE_BYTES_DEFAULT;
 pub use write::{STORED_BYTES_MAX, StoreFull, WriteLimits, WriteRefused, Written};
 
+use self::hints::Hints;
 use self::mint::Mint;
 use self::quarantine::Quarantine;
 use self::table::{SHARDS, Table};
@@ -72,7 +75,7 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// What all handles, the drain and the loads share. Locks are taken in the order shard, forest; the others alone.
+/// What all handles, the drain and the loads share. Locks are taken in the order shard, then forest or hints; the others alone.
 struct Inner {
     table: Table,
     log: Log,
@@ -80,6 +83,7 @@ struct Inner {
     identity: Arc<IdentityFile>,
     mint: Mint,
     quarantine: Quarantine,
+    hints: Hints,
     /// The trees of what the engine holds; changed together with an entry's `base_leaf`, under its shard's lock.
     forest: Mutex<Forest>,
     /// Q: a power of two.
@@ -110,7 +114,7 @@ pub struct StoreStats {
     pub keys: u64,
     /// Memory that the table takes.
     pub table_bytes: usize,
-    /// The part of it that the engine does not hold yet.
+    /// The part of it that the engine does not hold yet, and what it has yet to hear of hints.
     pub dirty_bytes: usize,
     /// The newest log sequence.
     pub last_sequence: u64,
@@ -183,7 +187,7 @@ impl Store {
         StoreStats {
             keys: inner.forest().keys(),
             table_bytes: inner.table.bytes(),
-            dirty_bytes: inner.table.dirty_bytes(),
+            dirty_bytes: inner.dirty_bytes(),
             last_sequence: inner.log.last(),
             durable_sequence: inner.log.durable_now(),
             quarantined: inner.quarantine.len(),

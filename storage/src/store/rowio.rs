@@ -4,13 +4,13 @@
 use bytes::Bytes;
 
 use crate::codec;
-use crate::codec::rows::{self, HeadRow, RowError, Split};
+use crate::codec::rows::{self, HeadRow, RowError, Shelf, Split};
 use crate::engine::{Engine, EngineError};
 use crate::key::Key;
 use crate::record::Record;
 
-/// The row that says up to which log sequence the engine holds everything. Sorts before every record's rows,
-/// which start with eight bytes of token.
+/// The row that says up to which log sequence the engine holds everything, and which hints those are. Sorts before every
+/// record's rows, which start with eight bytes of token.
 pub(super) const APPLIED_ROW: &[u8] = &[0];
 
 /// Reads that are tried while the drain replaces the rows of a large record underneath.
@@ -72,13 +72,24 @@ pub(super) fn decode(
     key: &Key,
     head: Bytes,
 ) -> Result<Option<Record>, EngineError> {
+    let encoded = join(engine, Shelf::Records, key, head)?;
+    Ok(encoded.and_then(|encoded| codec::decode_record(key, &encoded, true).ok()))
+}
+
+/// What the rows of a head hold, with its chunks fetched and nothing but these verified; `None` if they are damaged.
+pub(super) fn join(
+    engine: &dyn Engine,
+    shelf: Shelf,
+    key: &Key,
+    head: Bytes,
+) -> Result<Option<Bytes>, EngineError> {
     let fetch = |name, chunk| {
         engine
-            .get(&rows::chunk_key(key, name, chunk))
+            .get(&shelf.chunk_key(key, name, chunk))
             .map_err(Unread::from)
     };
     match rows::join(head, fetch) {
-        Ok(encoded) => Ok(codec::decode_record(key, &encoded, true).ok()),
+        Ok(encoded) => Ok(Some(encoded)),
         Err(Unread::Damaged) => Ok(None),
         Err(Unread::Engine(error)) => Err(error),
     }
@@ -103,8 +114,7 @@ pub(super) fn split_of(head: Bytes) -> Option<Split> {
     }
 }
 
-/// Replaces a key's record: new chunk rows, then the head row, then the old chunk rows out. An empty record removes the
-/// key: head first, so that no head ever names what is gone.
+/// Replaces a key's record; an empty one removes the key.
 pub(super) fn replace(
     engine: &dyn Engine,
     key: &Key,
@@ -112,26 +122,42 @@ pub(super) fn replace(
     buffer: &mut Vec<u8>,
 ) -> Result<(), EngineError> {
     if record.object().is_empty() {
-        let old = engine.remove(&rows::head_key(key))?;
-        return remove_chunks(engine, key, old, None);
+        return remove(engine, Shelf::Records, key);
     }
     buffer.clear();
     codec::encode_record(record, buffer);
-    if buffer.len() <= rows::ROW_BYTES_MAX {
-        let old = engine.insert(&rows::head_key(key), buffer)?;
-        return remove_chunks(engine, key, old, None);
+    put(engine, Shelf::Records, key, buffer)
+}
+
+/// Puts what was encoded in the place of what is there: new chunk rows, then the head row, then the old chunk rows out.
+pub(super) fn put(
+    engine: &dyn Engine,
+    shelf: Shelf,
+    key: &Key,
+    encoded: &[u8],
+) -> Result<(), EngineError> {
+    if encoded.len() <= rows::ROW_BYTES_MAX {
+        let old = engine.insert(&shelf.head_key(key), encoded)?;
+        return remove_chunks(engine, shelf, key, old, None);
     }
-    let rows = rows::split(key, Bytes::copy_from_slice(buffer));
+    let rows = shelf.split(key, Bytes::copy_from_slice(encoded));
     for (chunk_key, chunk) in &rows.chunks {
         engine.insert(chunk_key, chunk)?;
     }
     let old = engine.insert(&rows.head_key, &rows.head)?;
-    remove_chunks(engine, key, old, split_of(rows.head))
+    remove_chunks(engine, shelf, key, old, split_of(rows.head))
+}
+
+/// Removes what is there: head first, so that no head ever names what is gone.
+pub(super) fn remove(engine: &dyn Engine, shelf: Shelf, key: &Key) -> Result<(), EngineError> {
+    let old = engine.remove(&shelf.head_key(key))?;
+    remove_chunks(engine, shelf, key, old, None)
 }
 
 /// Removes the chunk rows of a replaced head, unless the new head names the same.
 fn remove_chunks(
     engine: &dyn Engine,
+    shelf: Shelf,
     key: &Key,
     old: Option<Bytes>,
     new: Option<Split>,
@@ -142,23 +168,41 @@ fn remove_chunks(
     if new.is_some_and(|new| new.name == old.name) {
         return Ok(());
     }
-    for chunk_key in old.chunk_keys(key) {
+    for chunk_key in old.chunk_keys(shelf, key) {
         engine.remove(&chunk_key)?;
     }
     Ok(())
 }
 
+/// What the `applied` row says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// The engine holds everything up to this log sequence.
+    pub(super) sequence: u64,
+    /// Sum and count of all hints at that sequence.
+    pub(super) hints: (u64, u32),
+}
+
 /// Reads the `applied` row.
-pub(super) fn applied(engine: &dyn Engine) -> Result<Option<u64>, EngineError> {
+pub(super) fn applied(engine: &dyn Engine) -> Result<Option<Applied>, EngineError> {
     let row = engine.get(APPLIED_ROW)?;
-    Ok(row
-        .and_then(|row| row[..].try_into().ok())
-        .map(u64::from_be_bytes))
+    Ok(row.and_then(|row| {
+        let (sequence, rest) = row.split_first_chunk::<8>()?;
+        let (sum, rest) = rest.split_first_chunk::<8>()?;
+        let (count, []) = rest.split_first_chunk::<4>()? else {
+            return None;
+        };
+        Some(Applied {
+            sequence: u64::from_be_bytes(*sequence),
+            hints: (u64::from_be_bytes(*sum), u32::from_be_bytes(*count)),
+        })
+    }))
 }
 
 /// Writes the `applied` row.
-pub(super) fn set_applied(engine: &dyn Engine, sequence: u64) -> Result<(), EngineError> {
-    engine
-        .insert(APPLIED_ROW, &sequence.to_be_bytes())
-        .map(drop)
+pub(super) fn set_applied(engine: &dyn Engine, applied: Applied) -> Result<(), EngineError> {
+    let mut row = applied.sequence.to_be_bytes().to_vec();
+    row.extend_from_slice(&applied.hints.0.to_be_bytes());
+    row.extend_from_slice(&applied.hints.1.to_be_bytes());
+    engine.insert(APPLIED_ROW, &row).map(drop)
 }

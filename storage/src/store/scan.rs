@@ -129,7 +129,7 @@ impl Inner {
         let (first_row, end_row) = stretch.rows();
         let mut heads = self
             .engine
-            .range(&first_row, end_row.as_deref())
+            .range(&first_row, Some(&end_row))
             .filter_map(|row| row.map(head_of).transpose())
             .filter(|head| {
                 !head
@@ -238,17 +238,12 @@ impl Stretch {
     }
 
     /// The range of rows, half open.
-    fn rows(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+    fn rows(&self) -> (Vec<u8>, Vec<u8>) {
         let first = match &self.after {
             Some(after) => rows::head_key(after),
             None => self.first_token.to_be_bytes().to_vec(),
         };
-        (
-            first,
-            self.last_token
-                .checked_add(1)
-                .map(|token| token.to_be_bytes().to_vec()),
-        )
+        (first, rows::end_after(self.last_token))
     }
 }
 

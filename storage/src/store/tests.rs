@@ -3,6 +3,7 @@
 mod basics;
 mod concurrent;
 mod erase;
+mod hints;
 mod model;
 mod real;
 pub(super) mod rig;

@@ -238,8 +238,8 @@ impl Store {
 }
 
 impl Inner {
-    /// Refuses what would not fit. To be asked under the shard's lock, so that nothing slips past a close.
-    fn check_room(&self) -> Result<(), StoreFull> {
+    /// Refuses what would not fit. To be asked under the lock of what is changed, so that nothing slips past a close.
+    pub(super) fn check_room(&self) -> Result<(), StoreFull> {
         if self.closing.load(Ordering::Acquire) {
             return Err(StoreFull::Closing);
         }
@@ -289,9 +289,9 @@ impl Inner {
     }
 
     /// What is due once the shard's lock is released.
-    fn after_change(&self) {
+    pub(super) fn after_change(&self) {
         self.table.make_room();
-        if self.table.dirty_bytes() >= self.table.budget() / 2 {
+        if self.dirty_bytes() >= self.table.budget() / 2 {
             self.wake.notify();
         }
     }
@@ -331,7 +331,7 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
 }
 
 /// Refuses an object that the log could not carry.
-fn check_stored(object: &Object) -> Result<(), StoreFull> {
+pub(super) fn check_stored(object: &Object) -> Result<(), StoreFull> {
     let bytes = object.byte_len();
     if bytes > STORED_BYTES_MAX {
         return Err(StoreFull::Object { bytes });

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ringfort_storage::store::Hint;
 use ringfort_storage::version::{Clock, Dot, Object, Sibling};
 use ringfort_storage::{Key, Record};
 
@@ -18,6 +19,17 @@ pub struct Event {
     pub position: usize,
     /// What the store holds for its key from then on.
     pub state: Arc<Record>,
+}
+
+/// One change of a key's hint.
+#[derive(Clone)]
+pub struct HintEvent {
+    /// Its log sequence.
+    pub sequence: u64,
+    /// Operations recorded before it.
+    pub position: usize,
+    /// What the store held from then on; `None`: no hint.
+    pub state: Option<Hint>,
 }
 
 /// What one write minted, here or at a peer.
@@ -42,6 +54,8 @@ pub struct History {
 pub struct KeyHistory {
     /// In order of their sequences.
     pub events: Vec<Event>,
+    /// Those of its hint, likewise.
+    pub hints: Vec<HintEvent>,
     pub minted: BTreeMap<Dot, Minted>,
     /// Erased once: what a clock says of before does not count any more.
     pub erased: bool,
@@ -56,6 +70,13 @@ impl History {
             Some(event) => Arc::clone(&event.state),
             None => Arc::new(Record::new(key, Object::empty())),
         }
+    }
+
+    /// The hint that the store held of a key at a log sequence.
+    pub fn hint(&self, key: &Key, sequence: u64) -> Option<Hint> {
+        let events = self.keys.get(key).map_or(&[][..], |key| &key.hints);
+        let event = events.iter().rev().find(|event| event.sequence <= sequence);
+        event.and_then(|event| event.state.clone())
     }
 
     /// The last state of a key.
@@ -76,12 +97,20 @@ impl History {
     /// Sequences of the last event that can have begun, and of the first that cannot, when that many operations were
     /// recorded.
     pub fn begun(&self, position: usize) -> (u64, u64) {
-        let events = || self.keys.values().flat_map(|key| &key.events);
-        let begun = events().filter(|event| event.position <= position);
-        let later = events().filter(|event| event.position > position);
+        let records = || self.keys.values().flat_map(|key| &key.events);
+        let hints = || self.keys.values().flat_map(|key| &key.hints);
+        let events = || {
+            let records = records().map(|event| (event.position, event.sequence));
+            records.chain(hints().map(|event| (event.position, event.sequence)))
+        };
+        let begun = events().filter(|(at, _)| *at <= position);
+        let later = events().filter(|(at, _)| *at > position);
         (
-            begun.map(|event| event.sequence).max().unwrap_or(0),
-            later.map(|event| event.sequence).min().unwrap_or(u64::MAX),
+            begun.map(|(_, sequence)| sequence).max().unwrap_or(0),
+            later
+                .map(|(_, sequence)| sequence)
+                .min()
+                .unwrap_or(u64::MAX),
         )
     }
 
@@ -90,6 +119,7 @@ impl History {
     pub fn go_on(&self, position: usize, sequence: u64, durable: bool) -> Self {
         let keys = self.keys.iter().map(|(key, history)| {
             let events = history.events.iter().filter(|e| e.sequence <= sequence);
+            let hints = history.hints.iter().filter(|e| e.sequence <= sequence);
             let minted = history
                 .minted
                 .iter()
@@ -97,6 +127,12 @@ impl History {
             let history = KeyHistory {
                 events: events
                     .map(|event| Event {
+                        position: 0,
+                        ..event.clone()
+                    })
+                    .collect(),
+                hints: hints
+                    .map(|event| HintEvent {
                         position: 0,
                         ..event.clone()
                     })

@@ -1,6 +1,6 @@
 //! Opens one image and says whether the store kept its promises.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use ringfort_storage::Key;
 use ringfort_storage::engine::EngineError;
 use ringfort_storage::log::LogStep;
 use ringfort_storage::merkle::Forest;
-use ringfort_storage::store::{DrainStep, Opened, Read, Store};
+use ringfort_storage::store::{DrainStep, Hint, Opened, Read, Store};
 
 use crate::chance::Chance;
 use crate::history::{History, check_values};
@@ -85,6 +85,7 @@ pub fn judge(root: &Path, case: &Case) -> Result<Outcome, String> {
 struct Found {
     reads: Vec<(Key, Read)>,
     scanned: Vec<(Key, Read)>,
+    hints: BTreeMap<Key, Hint>,
 }
 
 fn read_all(store: &Store) -> Result<Found, EngineError> {
@@ -119,6 +120,10 @@ fn read_all(store: &Store) -> Result<Found, EngineError> {
         }
     }
     Ok(Found {
+        hints: {
+            let held = |key: &Key| Some((key.clone(), store.hint(key)?));
+            keys.iter().filter_map(held).collect()
+        },
         reads: keys.into_iter().zip(reads).collect(),
         scanned,
     })
@@ -140,7 +145,8 @@ fn check(case: &Case, opened: &Opened, found: &Found) -> Result<Outcome, String>
             "acknowledged up to {durable}, back up to {recovered}"
         ));
     }
-    if !case.flipped && !unsynced.is_empty() {
+    let hints_told = report.lost_hints || !report.damaged_hints.is_empty();
+    if !case.flipped && (hints_told || !unsynced.is_empty()) {
         return Err(format!("damage where there is none: {report:?}"));
     }
     check_actor(case, opened, recovered >= begun && unsynced.is_empty())?;
@@ -149,6 +155,10 @@ fn check(case: &Case, opened: &Opened, found: &Found) -> Result<Outcome, String>
         check_read(&case.history, key, read, recovered, unsynced).map_err(|what| {
             format!("{key:?} at {recovered} ({durable} to {begun}): {what}; {report:?}")
         })?;
+    }
+    for key in life::keys() {
+        check_hint(case, opened, &key, recovered)
+            .map_err(|what| format!("the hint of {key:?} at {recovered}: {what}; {report:?}"))?;
     }
     check_scan(found)?;
     check_trees(store, found, &unsynced)?;
@@ -198,6 +208,28 @@ fn check_read(
         Read::Quarantined if unsynced => Ok(()),
         Read::Quarantined => Err("quarantined in a synced partition".to_owned()),
         Read::Miss => Err("a load says miss".to_owned()),
+    }
+}
+
+/// Whether a store may hold this hint of a key: what it took and has not forgotten, all of it. Damage may cost it one, but it
+/// says so, and what it holds is what somebody wrote.
+fn check_hint(case: &Case, opened: &Opened, key: &Key, recovered: u64) -> Result<(), String> {
+    let (held, report) = (opened.store.hint(key), &opened.report);
+    if held == case.history.hint(key, recovered) {
+        return held.map_or(Ok(()), |hint| check_values(hint.record.object()));
+    }
+    let told = report.lost_hints || report.damaged_hints.contains(key);
+    match (held, case.history.keys.get(key)) {
+        (None, _) if case.flipped && told => Ok(()),
+        (Some(hint), Some(history)) if case.flipped && told => {
+            history.check_honest(hint.record.object())
+        }
+        (held, _) => {
+            let clock = |hint: &Hint| hint.record.object().clock().clone();
+            let expected = case.history.hint(key, recovered);
+            let (held, expected) = (held.as_ref().map(clock), expected.as_ref().map(clock));
+            Err(format!("found and expected: {held:?}, {expected:?}"))
+        }
     }
 }
 
@@ -269,6 +301,11 @@ fn reopen(root: &Path, before: &Found, chance: &mut Chance) -> Result<(), String
             (before, now) => {
                 return Err(format!("{key:?} changed by a restart: {before:?}, {now:?}"));
             }
+        }
+    }
+    for key in life::keys() {
+        if before.hints.get(&key) != opened.store.hint(&key).as_ref() {
+            return Err(format!("the hint of {key:?} changed by a restart"));
         }
     }
     check_scan(&found)

@@ -33,6 +33,8 @@ pub struct Life {
     pub sealed: Vec<usize>,
     /// Changes that the log took.
     pub changes: usize,
+    /// Changes of hints.
+    pub hints: usize,
     pub drains: u64,
     /// The directory at the end.
     pub end: Image,

@@ -77,10 +77,14 @@ pub fn describe(name: &str, life: &Life) {
         .collect();
     let bytes: usize = life.end.files.values().map(Vec::len).sum();
     let (ops, changes, drains) = (life.trace.ops.len(), life.changes, life.drains);
+    let hints = life.hints;
     println!(
-        "{name}: {changes} changes, {drains} drains, {ops} operations, syncs {syncs:?}, {bytes} bytes"
+        "{name}: {changes} changes, {hints} of hints, {drains} drains, {ops} operations, syncs {syncs:?}, {bytes} bytes"
     );
-    assert!(drains > 1 && changes > 100, "{name}: little happened");
+    assert!(
+        drains > 1 && changes > 100 && hints > 10,
+        "{name}: little happened"
+    );
     // All of sled's go through the `sync_file_range` of storage.
     let there = |kind: &&str| syncs.contains_key(*kind);
     assert!(

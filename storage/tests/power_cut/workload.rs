@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringfort_storage::store::{Opened, Read, Store, WriteLimits, Written};
+use ringfort_storage::store::{Hint, Opened, Read, Store, WriteLimits, Written};
 use ringfort_storage::version::{
-    ActorId, Context, Dot, NewPayload, Object, RequestId, Value, Write,
+    ActorId, Context, Dot, Floor, NewPayload, Object, RequestId, Value, Write,
 };
 use ringfort_storage::{Key, Record};
 
 use crate::chance::Chance;
-use crate::history::{Event, History, Minted};
+use crate::history::{Event, HintEvent, History, Minted};
 use crate::image::Image;
 use crate::life::{KEYS, Life, keys};
 use crate::machines::Machines;
@@ -40,6 +40,7 @@ pub struct Run {
     peers: Vec<Peer>,
     sealed: Vec<usize>,
     changes: usize,
+    hints: usize,
     now_ms: u64,
     /// The client of this run, and its last request: no request id comes twice in any life.
     client: u64,
@@ -65,6 +66,7 @@ impl Run {
             peers: (0..PEERS).map(|_| peer(chance.next())).collect(),
             sealed: Vec::new(),
             changes: 0,
+            hints: 0,
             now_ms: 1,
             client: chance.next(),
             request: 0,
@@ -83,7 +85,9 @@ impl Run {
             44..46 => self.write_again(),
             46..48 => self.ship(),
             48..49 => self.seal(),
-            49..75 => {
+            49..55 => self.hint(),
+            55..58 => self.forget(),
+            58..77 => {
                 self.machines().log();
             }
             _ => {
@@ -101,6 +105,7 @@ impl Run {
     pub fn into_life(self, trace: Trace, end: Image) -> Life {
         Life {
             changes: self.changes,
+            hints: self.hints,
             drains: self.store.stats().drains,
             trace,
             history: self.history,
@@ -267,8 +272,8 @@ impl Run {
         self.mark();
     }
 
-    /// Writes at a peer, whose copy may lack what this store has, and merges its copy here.
-    fn receive(&mut self) {
+    /// A copy of a key as some peer has it, which may lack what this store has. Mostly it has just been written to there.
+    fn peer_copy(&mut self) -> (Key, Object) {
         let (key, peer) = (self.pick(), self.chance.below(PEERS as usize));
         let name = self.keys[key].clone();
         if self.chance.percent(80) {
@@ -290,7 +295,60 @@ impl Run {
                 recorder::position(),
             );
         }
-        let object = self.peers[peer].copies[key].clone();
+        (name, self.peers[peer].copies[key].clone())
+    }
+
+    /// Takes a peer's copy as a hint.
+    fn hint(&mut self) {
+        let (key, object) = self.peer_copy();
+        let (position, before) = (recorder::position(), self.store.stats().last_sequence);
+        let (generation, floor) = (self.chance.below(3) as u64, Floor::default());
+        let now_ms = NOW_MS + self.now_ms;
+        // Refused for lack of room: nothing changed.
+        let taken = self
+            .store
+            .take_hint(&key, object, floor, generation, now_ms);
+        if let Ok(sequence) = taken
+            && sequence > before
+        {
+            let held = self.store.hint(&key);
+            self.hint_changed(&key, sequence, position, held);
+        }
+    }
+
+    /// The oldest hint is delivered, or dropped.
+    fn forget(&mut self) {
+        let Some(hint) = self.store.hints_after(None, 1, usize::MAX).pop() else {
+            return;
+        };
+        let position = recorder::position();
+        let gone = match self.chance.percent(20) {
+            true => self
+                .store
+                .drop_hints(hint.taken_ms + 1, 1)
+                .is_ok_and(|dropped| dropped == [hint.key.clone()]),
+            false => self.store.forget_hint(&hint) == Ok(true),
+        };
+        if gone {
+            let sequence = self.store.stats().last_sequence;
+            self.hint_changed(&hint.key, sequence, position, None);
+        }
+    }
+
+    fn hint_changed(&mut self, key: &Key, sequence: u64, position: usize, state: Option<Hint>) {
+        self.hints += 1;
+        let history = self.history.keys.entry(key.clone()).or_default();
+        history.hints.push(HintEvent {
+            sequence,
+            position,
+            state,
+        });
+        self.mark();
+    }
+
+    /// Merges a peer's copy here.
+    fn receive(&mut self) {
+        let (name, object) = self.peer_copy();
         let (position, before) = (recorder::position(), self.store.stats().last_sequence);
         match self.store.merge(&name, object.clone()) {
             Ok(sequence) if sequence > before => {

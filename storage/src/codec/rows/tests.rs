@@ -74,7 +74,7 @@ fn every_prefix_of_a_replacement_holds_a_whole_record() {
         disk.insert(rows.head_key, rows.head);
         assert_eq!(read(&disk, &key), Ok(Some(new.clone())));
         if let Some(HeadRow::Split(split)) = old_split {
-            for name in split.chunk_keys(&key) {
+            for name in split.chunk_keys(Shelf::Records, &key) {
                 assert!(disk.remove(&name).is_some());
                 assert_eq!(read(&disk, &key), Ok(Some(new.clone())));
             }
@@ -120,6 +120,37 @@ fn row_keys_parse_back_and_sort_by_token_and_framed_key() {
     ] {
         assert_eq!(parse_key(other), None);
     }
+}
+
+#[test]
+fn hints_lie_after_every_record_and_pass_for_none() {
+    let last = Key::new(u64::MAX, &[0xff; 399], &[0xff]).expect("short");
+    let first = Key::new(0, b"", b"\0").expect("short");
+    for record in [&last, &first] {
+        for row in [head_key(record), chunk_key(record, u64::MAX, u32::MAX)] {
+            assert!(*row < *RECORDS_END, "{row:?}");
+            let (shelf, key, kind) = parse_any(&row).expect("a row of a record");
+            assert_eq!((shelf, &key), (Shelf::Records, record));
+            assert_eq!(parse_key(&row), Some((key, kind)));
+        }
+        let head = Shelf::Hints.head_key(record);
+        let chunk = Shelf::Hints.chunk_key(record, 5, 6);
+        assert_eq!(
+            parse_any(&head),
+            Some((Shelf::Hints, record.clone(), RowKind::Head))
+        );
+        let kind = RowKind::Chunk { name: 5, chunk: 6 };
+        assert_eq!(
+            parse_any(&chunk),
+            Some((Shelf::Hints, record.clone(), kind))
+        );
+        for row in [head, chunk] {
+            assert!(*row >= *RECORDS_END, "{row:?}");
+            assert_eq!(parse_key(&row), None);
+        }
+    }
+    assert_eq!(parse_any(RECORDS_END), None);
+    assert_eq!(parse_any(&[0]), None);
 }
 
 #[test]

@@ -67,15 +67,18 @@ impl Drainer {
             return self.start_over(folding);
         }
         let (sequence, roots) = (folding.frozen.sequence, folding.forest.roots());
+        let hints_sum = folding.frozen.hints_sum;
         let intent = self
             .inner
             .log
-            .append(|buffer| codec::encode_intent(sequence, &roots, buffer));
+            .append(|buffer| codec::encode_intent(sequence, hints_sum, &roots, buffer));
         let inserting = Inserting {
             sequence,
             generation: folding.frozen.generation,
             roots,
             changes: folding.changes,
+            hints: folding.frozen.hints,
+            hints_sum,
             next: 0,
         };
         self.worked(Stage::AwaitIntent { intent, inserting })

@@ -38,12 +38,9 @@ impl Drainer {
     pub(super) fn heal(&self, partition: u32) -> Result<(), DrainFailed> {
         let inner = &*self.inner;
         let (first, last) = token_range(partition, inner.partitions);
-        let end = last.checked_add(1).map(|token| token.to_be_bytes());
+        let end = rows::end_after(last);
         let mut leaves = BTreeMap::new();
-        for row in inner
-            .engine
-            .range(&first.to_be_bytes(), end.as_ref().map(|end| &end[..]))
-        {
+        for row in inner.engine.range(&first.to_be_bytes(), Some(&end)) {
             let (row, value) = row?;
             let Some((key, RowKind::Head)) = rows::parse_key(&row) else {
                 continue;

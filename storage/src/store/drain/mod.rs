@@ -3,7 +3,7 @@
 //! changes leaves whole records; and an intent in the log says what the engine must hold once the changes are through.
 //!
 //! ```text
-//! freeze at S ─► log durable to S ─► fold ─► intent durable ─► insert, in key order ─► row `applied = S`
+//! freeze at S ─► log durable to S ─► fold ─► intent durable ─► insert, in key order, then hints ─► row `applied = S`
 //!   ─► flush ─► checkpoint: stage, commit ─► log segments released ─► entries marked clean
 //! ```
 //!
@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering;
 use self::fold::Folding;
 use self::pace::Pace;
 use self::stages::{Change, Inserting};
+use super::hints::HintChange;
 use super::table::SHARDS;
 use super::{Inner, Store};
 use crate::checkpoint::CheckpointFile;
@@ -120,6 +121,10 @@ struct Frozen {
     generation: u64,
     /// The changed keys, in key order.
     keys: Vec<Key>,
+    /// The changed hints as they were at S.
+    hints: Vec<HintChange>,
+    /// Sum and count of all hints at S.
+    hints_sum: (u64, u32),
 }
 
 impl Drainer {
@@ -203,7 +208,7 @@ impl Drainer {
             return self.worked(Stage::Idle);
         }
         let closing = self.inner.closing.load(Ordering::Acquire);
-        let dirty_bytes = self.inner.table.dirty_bytes();
+        let dirty_bytes = self.inner.dirty_bytes();
         if dirty_bytes > 0 {
             self.dirty_since_ms.get_or_insert(now_ms);
         }
@@ -216,14 +221,15 @@ impl Drainer {
             return self.go(Stage::Idle, DrainStep::Idle);
         }
         let frozen = self.freeze();
-        if frozen.keys.is_empty() {
+        if frozen.keys.is_empty() && frozen.hints.is_empty() {
             return if closing {
                 self.worked(Stage::WriteClean)
             } else {
                 self.go(Stage::Idle, DrainStep::Idle)
             };
         }
-        self.pace.begin(now_ms, frozen.keys.len(), dirty_bytes);
+        let changes = frozen.keys.len() + frozen.hints.len();
+        self.pace.begin(now_ms, changes, dirty_bytes);
         self.worked(Stage::AwaitFrozen(frozen))
     }
 
@@ -231,8 +237,8 @@ impl Drainer {
     fn freeze(&mut self) -> Frozen {
         self.dirty_since_ms = None;
         let mut shards = self.inner.table.lock_all();
-        // Nothing can be appended meanwhile: whoever appends a change holds a shard.
-        let sequence = self.inner.log.last();
+        // Nothing can be appended meanwhile: whoever appends a change holds a shard, or the hints.
+        let (sequence, hints, hints_sum) = self.inner.hints.freeze(|| self.inner.log.last());
         let generation = shards[0].generation;
         let mut lists: Vec<Vec<Key>> = shards.iter_mut().map(|shard| shard.freeze()).collect();
         drop(shards);
@@ -247,6 +253,8 @@ impl Drainer {
             sequence,
             generation,
             keys,
+            hints,
+            hints_sum,
         }
     }
 

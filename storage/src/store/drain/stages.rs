@@ -10,7 +10,8 @@ use crate::key::Key;
 use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
 use crate::store::entry::Generation;
-use crate::store::rowio;
+use crate::store::hints::{self, HintChange};
+use crate::store::rowio::{self, Applied};
 
 /// Keys inserted in one step.
 const INSERT_BATCH: usize = 32;
@@ -35,7 +36,11 @@ pub(super) struct Inserting {
     /// Root and count of every partition at S.
     pub(super) roots: Vec<(u64, u32)>,
     pub(super) changes: Vec<Change>,
-    /// The next of `changes`.
+    /// After these.
+    pub(super) hints: Vec<HintChange>,
+    /// Sum and count of all hints at S.
+    pub(super) hints_sum: (u64, u32),
+    /// The next of `changes`, and then of `hints`.
     pub(super) next: usize,
 }
 
@@ -47,12 +52,13 @@ impl Drainer {
     ) -> Result<DrainStep, DrainFailed> {
         let inner = &*self.inner;
         let mut buffer = Vec::new();
-        let end = inserting.changes.len().min(inserting.next + INSERT_BATCH);
+        let (from, records) = (inserting.next, inserting.changes.len());
+        let end = (records + inserting.hints.len()).min(from + INSERT_BATCH);
         for Change {
             key,
             record,
             old_leaf,
-        } in &inserting.changes[inserting.next..end]
+        } in &inserting.changes[from.min(records)..end.min(records)]
         {
             rowio::replace(&*inner.engine, key, record, &mut buffer)?;
             // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
@@ -70,25 +76,29 @@ impl Drainer {
                 inner.table.changes().note(key.token());
             }
         }
+        let hints = from.saturating_sub(records)..end.saturating_sub(records);
+        for change in &inserting.hints[hints] {
+            hints::drain(&*inner.engine, change, &mut buffer)?;
+        }
         inserting.next = end;
-        if end == inserting.changes.len() {
+        if end == records + inserting.hints.len() {
             return self.worked(Stage::SetApplied(inserting));
         }
         let rest_ms = if inner.closing.load(Ordering::Acquire) {
             0
         } else {
-            self.pace.rest_ms(
-                now_ms,
-                end,
-                inner.table.dirty_bytes(),
-                inner.table.budget() / 2,
-            )
+            self.pace
+                .rest_ms(now_ms, end, inner.dirty_bytes(), inner.table.budget() / 2)
         };
         self.go(Stage::Insert(inserting), DrainStep::Worked { rest_ms })
     }
 
     pub(super) fn set_applied(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
-        rowio::set_applied(&*self.inner.engine, inserting.sequence)?;
+        let applied = Applied {
+            sequence: inserting.sequence,
+            hints: inserting.hints_sum,
+        };
+        rowio::set_applied(&*self.inner.engine, applied)?;
         self.worked(Stage::Flush(inserting))
     }
 

@@ -14,9 +14,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use self::replay::{Intent, ReplayError, Replayed};
+use self::replay::{Intent, Memory, ReplayError, Replayed};
 use self::survey::Survey;
 use super::drain::Drainer;
+use super::hints::{HINT_BYTES_DEFAULT, Hints};
 use super::mint::{Chance, Mint};
 use super::quarantine::Quarantine;
 use super::table::{TABLE_BYTES_DEFAULT, Table};
@@ -49,6 +50,8 @@ pub struct StoreConfig {
     pub table_bytes: usize,
     /// Length of a log segment, in bytes.
     pub segment_bytes: u64,
+    /// Byte budget of hints.
+    pub hint_bytes: usize,
 }
 
 impl StoreConfig {
@@ -59,6 +62,7 @@ impl StoreConfig {
             partitions,
             table_bytes: TABLE_BYTES_DEFAULT,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            hint_bytes: HINT_BYTES_DEFAULT,
         }
     }
 }
@@ -100,6 +104,10 @@ pub struct OpenReport {
     pub newly_unsynced: Option<Vec<u32>>,
     /// Records that failed their verification.
     pub damaged_records: usize,
+    /// Keys whose hint failed its verification: their owners may lack something.
+    pub damaged_hints: Vec<crate::Key>,
+    /// Others may be missing, of whatever keys: the engine or the log lost some, or what they hold is not what they held.
+    pub lost_hints: bool,
     /// Damage in the log.
     pub damaged_log: Vec<Damage>,
     /// Why the engine was set aside, if it was.
@@ -166,9 +174,17 @@ impl Store {
         };
         let intent = replay::last_intent(&*disk, &log_config, from)?;
         let mut engine_failed = identity.current().set_aside;
-        let (survey, table, recovered, replayed) = loop {
-            let survey = survey::open(&*engine, partitions, checkpoint.applied, engine_failed)?;
+        let (survey, table, hints, recovered, replayed) = loop {
+            let mut survey = survey::open(&*engine, partitions, checkpoint.applied, engine_failed)?;
             let table = Table::new(config.table_bytes, partitions);
+            let hints = Hints::new(config.hint_bytes);
+            for (key, hint) in std::mem::take(&mut survey.hints) {
+                hints.restore(key, hint);
+            }
+            let into = Memory {
+                table: &table,
+                hints: &hints,
+            };
             let (held, trees) = (&*survey.engine, &survey.forest);
             match replay::replay(
                 &*disk,
@@ -177,16 +193,21 @@ impl Store {
                 intent.as_ref(),
                 held,
                 trees,
-                &table,
+                &into,
             ) {
-                Ok((recovered, replayed)) => break (survey, table, recovered, replayed),
+                Ok((recovered, replayed)) => break (survey, table, hints, recovered, replayed),
                 // It went bad since it was read through. Once set aside it is an empty one that failed.
                 Err(ReplayError::Engine(_)) if survey.replaced.is_none() => engine_failed = true,
                 Err(error) => return Err(error.into()),
             }
         };
 
+        if is_planted(Mutant::HintLost) {
+            hints.lose();
+        }
         let mut report = report(&identity, &checkpoint, &survey, &recovered, &replayed);
+        let hints_expected = intent.as_ref().map_or(survey.hints_sum, |i| i.hints);
+        report.lost_hints |= replayed.hints != hints_expected;
         let unsynced = unsynced(
             &checkpoint,
             intent.as_ref(),
@@ -230,6 +251,7 @@ impl Store {
             identity,
             mint,
             quarantine,
+            hints,
             forest: Mutex::new(survey.forest),
             partitions,
             closing: AtomicBool::new(false),
@@ -296,6 +318,9 @@ fn report(
         replayed: replayed.changes,
         newly_unsynced: Some(Vec::new()),
         damaged_records: survey.damaged.len() + replayed.damaged.len(),
+        damaged_hints: survey.damaged_hints.clone(),
+        lost_hints: survey.replaced.is_some() && checkpoint.applied > 0
+            || log.damage.iter().any(|damage| damage.missing.is_some()),
         damaged_log: log.damage.clone(),
         engine_replaced: survey.replaced.clone(),
         heard: checkpoint.heard.clone(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{self, CodecError, LogEntry};
+use crate::codec::{self, CodecError, HintRow, LogEntry};
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineError};
 use crate::key::Key;
@@ -11,6 +11,7 @@ use crate::log::{self, LogConfig, RecoverError, RecoverFrom, Recovered};
 use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::entry::Slot;
+use crate::store::hints::Hints;
 use crate::store::merging::{self, fold};
 use crate::store::rowio::{self, Stored};
 use crate::store::table::{SHARDS, Table};
@@ -20,6 +21,8 @@ use crate::version::{Floor, Object};
 pub(super) struct Intent {
     /// S.
     pub(super) sequence: u64,
+    /// Sum and count of all hints.
+    pub(super) hints: (u64, u32),
     pub(super) roots: Vec<(u64, u32)>,
 }
 
@@ -32,18 +35,20 @@ pub(super) fn last_intent(
     let mut last = None;
     // An intent's first byte, so that the others need not be decoded.
     let mut intent = Vec::new();
-    codec::encode_intent(0, &[], &mut intent);
+    codec::encode_intent(0, (0, 0), &[], &mut intent);
     let kind = intent[0];
     log::recover(disk, config, from, &mut |_, bytes| {
         if bytes.first() == Some(&kind)
             && let LogEntry::Intent {
                 sequence,
+                hints,
                 partitions,
             } = LogEntry::decode(bytes, false)?
             && sequence > from.applied
         {
             last = Some(Intent {
                 sequence,
+                hints,
                 roots: partitions,
             });
         }
@@ -58,12 +63,20 @@ pub(super) struct Replayed {
     pub(super) changes: u64,
     /// The trees at the intent's S, engine and table together.
     pub(super) at_intent: Option<Forest>,
+    /// Sum and count of all hints there; without an intent, before the log.
+    pub(super) hints: (u64, u32),
     /// Keys found damaged while folding.
     pub(super) damaged: Vec<Key>,
 }
 
+/// What the log is merged into.
+pub(super) struct Memory<'a> {
+    pub(super) table: &'a Table,
+    pub(super) hints: &'a Hints,
+}
+
 /// Merges the log into the table: up to the intent's S, then works out what engine and table together hold, then the
-/// rest.
+/// rest. What it says of hints goes to these.
 pub(super) fn replay(
     disk: &dyn Disk,
     config: &LogConfig,
@@ -71,24 +84,26 @@ pub(super) fn replay(
     intent: Option<&Intent>,
     engine: &dyn Engine,
     forest: &Forest,
-    table: &Table,
+    into: &Memory<'_>,
 ) -> Result<(Recovered, Replayed), ReplayError> {
     let mut replayed = Replayed {
         changes: 0,
         at_intent: None,
+        hints: into.hints.sum(),
         damaged: Vec::new(),
     };
     let mut engine_failed = None;
     let fold_past = |replayed: &mut Replayed, sequence: u64| -> Result<(), EngineError> {
         if replayed.at_intent.is_none() && intent.is_some_and(|intent| sequence > intent.sequence) {
-            replayed.at_intent = Some(fold_all(table, engine, forest, &mut replayed.damaged)?);
+            replayed.hints = into.hints.sum();
+            replayed.at_intent = Some(fold_all(into.table, engine, forest, &mut replayed.damaged)?);
         }
         Ok(())
     };
     let log = log::recover(disk, config, from, &mut |sequence, bytes| {
         fold_past(&mut replayed, sequence)
             .inspect_err(|error| engine_failed = Some(error.clone()))?;
-        replayed.changes += u64::from(apply(table, sequence, bytes)?);
+        replayed.changes += u64::from(apply(into, sequence, bytes)?);
         Ok(())
     });
     if let Some(error) = engine_failed {
@@ -107,10 +122,29 @@ pub(super) enum ReplayError {
     Engine(#[from] EngineError),
 }
 
-/// Merges one log record into the table. False: it was no change.
-fn apply(table: &Table, sequence: u64, bytes: &[u8]) -> Result<bool, CodecError> {
+/// Merges one log record into table or hints. False: it was no change.
+fn apply(into: &Memory<'_>, sequence: u64, bytes: &[u8]) -> Result<bool, CodecError> {
+    let table = into.table;
     let (key, slot) = match LogEntry::decode(bytes, false)? {
         LogEntry::Intent { .. } | LogEntry::Start => return Ok(false),
+        LogEntry::Hint {
+            key,
+            record,
+            generation,
+            taken_ms,
+        } => {
+            let row = HintRow {
+                record,
+                generation,
+                taken_ms,
+            };
+            into.hints.replay(key, row, sequence);
+            return Ok(true);
+        }
+        LogEntry::HintGone { key } => {
+            into.hints.replay_gone(&key);
+            return Ok(true);
+        }
         LogEntry::Erase { key } => {
             let nothing = Record::new(&key, Object::empty());
             (key, Slot::Whole(Arc::new(nothing)))

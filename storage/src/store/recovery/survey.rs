@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use crate::codec::rows::{self, RowKind, Split};
+use bytes::Bytes;
+
+use crate::codec::rows::{self, RowKind, Shelf, Split};
+use crate::codec::{self, HintRow};
 use crate::engine::{Engine, EngineError, EngineHome};
 use crate::key::Key;
 use crate::merkle::Forest;
 use crate::record::NO_LEAF;
-use crate::store::rowio;
+use crate::store::rowio::{self, Applied};
 
 /// Chunk rows without a head that one start removes at most. A crash leaves those of one record.
 const ORPHANS_MAX: usize = 65_536;
@@ -20,6 +23,12 @@ pub(super) struct Survey {
     pub(super) forest: Forest,
     /// Keys whose record did not verify.
     pub(super) damaged: Vec<Key>,
+    /// The hints that verified.
+    pub(super) hints: Vec<(Key, HintRow)>,
+    /// Keys whose hint did not.
+    pub(super) damaged_hints: Vec<Key>,
+    /// What sum and count of all hints should be.
+    pub(super) hints_sum: (u64, u32),
     /// Why the engine that was there could not be used; none: it could, or there was none.
     pub(super) replaced: Option<String>,
 }
@@ -51,12 +60,19 @@ pub(super) fn open(
     );
     home.set_aside()?;
     let engine = home.open()?;
-    rowio::set_applied(&*engine, applied)?;
+    let empty = Applied {
+        sequence: applied,
+        ..Applied::default()
+    };
+    rowio::set_applied(&*engine, empty)?;
     engine.flush()?;
     Ok(Survey {
         engine,
         forest: Forest::new(partitions),
         damaged: Vec::new(),
+        hints: Vec::new(),
+        damaged_hints: Vec::new(),
+        hints_sum: empty.hints,
         replaced: Some(why),
     })
 }
@@ -64,55 +80,117 @@ pub(super) fn open(
 fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Survey, String> {
     let held = rowio::applied(&*engine)
         .map_err(|error| error.to_string())?
-        .unwrap_or(0);
-    if held < applied {
+        .unwrap_or_default();
+    if held.sequence < applied {
         return Err(format!(
-            "it holds the log up to {held}, and the checkpoint says {applied}"
+            "it holds the log up to {}, and the checkpoint says {applied}",
+            held.sequence
         ));
     }
-    let (forest, damaged) =
-        read_through(&*engine, partitions).map_err(|error| error.to_string())?;
+    let read = read_through(engine, partitions).map_err(|error| error.to_string())?;
     Ok(Survey {
-        engine,
-        forest,
-        damaged,
+        engine: read.engine,
+        forest: read.forest,
+        damaged: read.damaged,
+        hints: read.hints,
+        damaged_hints: read.damaged_hints,
+        hints_sum: held.hints,
         replaced: None,
     })
 }
 
-fn read_through(engine: &dyn Engine, partitions: u32) -> Result<(Forest, Vec<Key>), EngineError> {
-    let mut forest = Forest::new(partitions);
-    let (mut damaged, mut orphans) = (Vec::new(), Vec::new());
-    // The record whose rows are passing by, and where its chunks are.
-    let mut current: Option<(Key, Option<Split>)> = None;
+/// What is gathered on the way through the rows.
+struct Reading {
+    engine: Arc<dyn Engine>,
+    forest: Forest,
+    damaged: Vec<Key>,
+    hints: Vec<(Key, HintRow)>,
+    damaged_hints: Vec<Key>,
+    /// Rows that nothing names.
+    orphans: Vec<Bytes>,
+    /// The key whose rows are passing by, and where its chunks are.
+    current: Option<(Shelf, Key, Option<Split>)>,
+}
+
+fn read_through(engine: Arc<dyn Engine>, partitions: u32) -> Result<Reading, EngineError> {
+    let mut reading = Reading {
+        engine: Arc::clone(&engine),
+        forest: Forest::new(partitions),
+        damaged: Vec::new(),
+        hints: Vec::new(),
+        damaged_hints: Vec::new(),
+        orphans: Vec::new(),
+        current: None,
+    };
     for row in engine.range(&[], None) {
         let (row, value) = row?;
-        match rows::parse_key(&row) {
-            Some((key, RowKind::Head)) => {
-                match rowio::decode(engine, &key, value.clone())? {
-                    Some(record) => forest.apply(key.token(), NO_LEAF, record.leaf()),
-                    None => damaged.push(key.clone()),
-                }
-                current = Some((key, rowio::split_of(value)));
-            }
-            Some((key, RowKind::Chunk { name, chunk })) => {
-                let split = match &current {
-                    Some((head, split)) if *head == key => *split,
-                    _ => engine.get(&rows::head_key(&key))?.and_then(rowio::split_of),
-                };
-                if !split.is_some_and(|split| split.name == name && chunk < split.chunks)
-                    && orphans.len() < ORPHANS_MAX
-                {
-                    orphans.push(row);
-                }
+        match rows::parse_any(&row) {
+            Some((Shelf::Records, key, RowKind::Head)) => reading.record(key, value)?,
+            Some((Shelf::Hints, key, RowKind::Head)) => reading.hint(key, row, value)?,
+            Some((shelf, key, RowKind::Chunk { name, chunk })) => {
+                reading.chunk((shelf, key), row, name, chunk)?;
             }
             // The `applied` row; or a row that damage made, which no read ever asks for.
             None => {}
         }
     }
     // Straight into the engine, unlogged: no read can tell whether they are there.
-    for row in orphans {
+    for row in std::mem::take(&mut reading.orphans) {
         engine.remove(&row)?;
     }
-    Ok((forest, damaged))
+    Ok(reading)
+}
+
+impl Reading {
+    fn record(&mut self, key: Key, head: Bytes) -> Result<(), EngineError> {
+        match rowio::decode(&*self.engine, &key, head.clone())? {
+            Some(record) => self.forest.apply(key.token(), NO_LEAF, record.leaf()),
+            None => self.damaged.push(key.clone()),
+        }
+        self.current = Some((Shelf::Records, key, rowio::split_of(head)));
+        Ok(())
+    }
+
+    /// A damaged hint is of no use to anybody: its rows go.
+    fn hint(&mut self, key: Key, row: Bytes, head: Bytes) -> Result<(), EngineError> {
+        let encoded = rowio::join(&*self.engine, Shelf::Hints, &key, head.clone())?;
+        let hint = encoded.and_then(|encoded| codec::decode_hint_row(&key, &encoded).ok());
+        let mut split = rowio::split_of(head);
+        match hint {
+            Some(hint) => self.hints.push((key.clone(), hint)),
+            None => {
+                self.damaged_hints.push(key.clone());
+                self.orphan(row);
+                split = None;
+            }
+        }
+        self.current = Some((Shelf::Hints, key, split));
+        Ok(())
+    }
+
+    fn chunk(
+        &mut self,
+        (shelf, key): (Shelf, Key),
+        row: Bytes,
+        name: u64,
+        chunk: u32,
+    ) -> Result<(), EngineError> {
+        let split = match &self.current {
+            Some((of, head, split)) if *of == shelf && *head == key => *split,
+            _ => {
+                let head = self.engine.get(&shelf.head_key(&key))?;
+                head.and_then(rowio::split_of)
+            }
+        };
+        if !split.is_some_and(|split| split.name == name && chunk < split.chunks) {
+            self.orphan(row);
+        }
+        Ok(())
+    }
+
+    fn orphan(&mut self, row: Bytes) {
+        if self.orphans.len() < ORPHANS_MAX {
+            self.orphans.push(row);
+        }
+    }
 }

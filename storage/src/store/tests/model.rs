@@ -9,7 +9,7 @@ use crate::key::Key;
 use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::rowio::{self, Stored};
-use crate::store::{DrainStep, Read, WriteLimits, Written};
+use crate::store::{DrainStep, HintRefused, Read, WriteLimits, Written};
 use crate::version::{Context, NewPayload, Object, RequestId, Write};
 
 const KEYS: u64 = 24;
@@ -23,7 +23,13 @@ struct Model {
     /// Each logged change: its sequence, its key, what the key's object was then.
     changes: Vec<(u64, Key, Object)>,
     objects: BTreeMap<Key, Object>,
+    /// The same of hints; `None`: gone.
+    hint_changes: Vec<(u64, Key, Option<HintModel>)>,
+    hints: BTreeMap<Key, HintModel>,
 }
+
+/// Object, generation, time.
+type HintModel = (Object, u64, u64);
 
 impl Model {
     fn get(&self, key: &Key) -> Object {
@@ -35,8 +41,24 @@ impl Model {
         self.objects.insert(key.clone(), object);
     }
 
+    fn set_hint(&mut self, sequence: u64, key: &Key, hint: Option<HintModel>) {
+        self.hint_changes
+            .push((sequence, key.clone(), hint.clone()));
+        match hint {
+            Some(hint) => drop(self.hints.insert(key.clone(), hint)),
+            None => drop(self.hints.remove(key)),
+        }
+    }
+
     /// Forgets what came after `sequence`.
     fn cut(&mut self, sequence: u64) {
+        self.hints.clear();
+        for (_, key, hint) in std::mem::take(&mut self.hint_changes)
+            .into_iter()
+            .filter(|(each, ..)| *each <= sequence)
+        {
+            self.set_hint(sequence, &key, hint);
+        }
         self.changes.retain(|(each, ..)| *each <= sequence);
         self.objects = self
             .changes
@@ -66,10 +88,12 @@ struct History {
     /// Loads that have read the engine and not yet told the table.
     loads: Vec<(Key, Result<Stored, EngineError>)>,
     crashes: u64,
+    refused: u64,
 }
 
 #[test]
 fn random_histories_match_a_plain_map() {
+    let mut refused = 0;
     for seed in 0..SEEDS {
         let mut history = History::new(seed);
         for step in 0..STEPS {
@@ -88,7 +112,9 @@ fn random_histories_match_a_plain_map() {
         );
         history.check_all();
         assert!(history.crashes > 0, "seed {seed} saw no crash");
+        refused += history.refused;
     }
+    assert!(refused > 0, "no hint met the budget");
 }
 
 impl History {
@@ -102,11 +128,14 @@ impl History {
             requests: 0,
             loads: Vec::new(),
             crashes: 0,
+            refused: 0,
         }
     }
 
     fn step(&mut self, seed: u64, step: usize) {
-        match self.dice.below(100) {
+        match self.dice.below(104) {
+            100..103 => self.hint(),
+            103 => self.forget(),
             0..24 => self.write(),
             24..38 => self.merge(),
             38..41 => self.erase(),
@@ -117,8 +146,10 @@ impl History {
             64..72 => drop(self.rig.running().writer.step().expect("the disk is well")),
             72..88 => self.drain(),
             88..92 => self.rig.now_ms += self.dice.below(1_500),
-            92..94 => self.rig.store().inner.table.evict_all(),
-            94..96 => self.peer_reads(),
+            92..93 => self.hint(),
+            93..94 => self.forget(),
+            94..95 => self.rig.store().inner.table.evict_all(),
+            95..96 => self.peer_reads(),
             96..97 => self.trees(),
             97..98 => self.crash(seed, step),
             _ => self.repeat(),
@@ -217,6 +248,75 @@ impl History {
             ),
             Err(_) => self.drain(),
         }
+    }
+
+    /// The peer leaves its copy here, for others.
+    fn hint(&mut self) {
+        let key = self.any_key();
+        let theirs = self.peer.get(&key).cloned().unwrap_or_default();
+        let theirs = match self.dice.below(3) {
+            0 if !theirs.is_empty() => theirs,
+            _ => {
+                self.peer_counter += 1;
+                let (request, value) = (self.request(), self.any_value());
+                foreign(&theirs, 2, self.peer_counter, request, &value)
+            }
+        };
+        self.peer.insert(key.clone(), theirs.clone());
+        let (generation, now_ms) = (self.dice.below(3), self.rig.now_ms);
+        let merged = match self.model.hints.get(&key).cloned() {
+            None => (theirs.clone(), generation, now_ms),
+            Some((held, under, at)) => (
+                held.merge(theirs.clone()),
+                under.min(generation),
+                at.min(now_ms),
+            ),
+        };
+        let last = self.rig.store().stats().last_sequence;
+        let floor = crate::version::Floor::default();
+        match self
+            .rig
+            .store()
+            .take_hint(&key, theirs, floor, generation, now_ms)
+        {
+            Ok(sequence) if sequence > last => self.model.set_hint(sequence, &key, Some(merged)),
+            Ok(_) => assert_eq!(Some(&merged), self.model.hints.get(&key)),
+            Err(HintRefused::Budget { .. }) => self.refused += 1,
+            Err(HintRefused::Full(_)) => self.drain(),
+        }
+    }
+
+    /// Owners have it, or it is too old.
+    fn forget(&mut self) {
+        let store = self.rig.store().clone();
+        let Some(oldest) = store.hints_after(None, 1, usize::MAX).pop() else {
+            return assert!(self.model.hints.is_empty());
+        };
+        if self.dice.below(4) == 0 {
+            let dropped = store.drop_hints(oldest.taken_ms + 1, 1);
+            assert!(dropped.is_err() || dropped == Ok(vec![oldest.key.clone()]));
+            if dropped.is_err() {
+                return;
+            }
+        } else if store.forget_hint(&oldest) != Ok(true) {
+            return;
+        }
+        let sequence = store.stats().last_sequence;
+        self.model.set_hint(sequence, &oldest.key, None);
+    }
+
+    fn check_hints(&self) {
+        let store = self.rig.store();
+        let held = store.hints_after(None, usize::MAX, usize::MAX);
+        let held: BTreeMap<Key, HintModel> = held
+            .into_iter()
+            .map(|hint| {
+                let object = hint.record.object().clone();
+                (hint.key, (object, hint.generation, hint.taken_ms))
+            })
+            .collect();
+        assert_eq!(held, self.model.hints);
+        assert_eq!(store.hint_stats().count, held.len());
     }
 
     /// The peer takes over what we have, durable or not.
@@ -346,6 +446,7 @@ impl History {
             "seed {seed} step {step}"
         );
         assert_eq!(self.rig.report().damaged_records, 0);
+        assert!(!self.rig.report().lost_hints, "seed {seed} step {step}");
         assert_ne!(self.rig.store().actor(), actor);
         self.model.cut(recovered);
         if self.dice.below(2) == 0 {
@@ -364,5 +465,6 @@ impl History {
         }
         self.scan();
         self.trees();
+        self.check_hints();
     }
 }

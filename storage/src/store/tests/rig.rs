@@ -68,6 +68,7 @@ pub(super) fn small_config() -> StoreConfig {
     StoreConfig {
         table_bytes: 64 << 10,
         segment_bytes: 64 << 10,
+        hint_bytes: 48 << 10,
         ..StoreConfig::new("a", 16)
     }
 }

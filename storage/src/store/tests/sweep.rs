@@ -1,12 +1,14 @@
 //! A crash between any two steps of a drain, and of a close, loses nothing that was durable.
 
-use super::rig::{Rig, key, small_config};
+use super::rig::{Rig, foreign, key, small_config};
 use crate::store::{DrainStep, StoreConfig};
+use crate::version::{Floor, Object};
 
 /// Fills a store in two layers: some keys drained, some of these and others changed since.
 fn filled(seed: u64) -> Rig {
     let config = StoreConfig {
         table_bytes: 512 << 10,
+        hint_bytes: 512 << 10,
         ..small_config()
     };
     let mut rig = Rig::new(seed, config);
@@ -15,15 +17,53 @@ fn filled(seed: u64) -> Rig {
     }
     rig.put(&key(12), &[1; 9_000], None);
     rig.put(&key(13), &[1; 9_000], None);
+    for number in 30..36 {
+        hint(&mut rig, number, 3);
+    }
     rig.drain();
     for number in 6..18 {
         let context = Some(rig.get(&key(number)).object().into());
         rig.put(&key(number), &[2; 5_000], context);
     }
+    for number in 33..39 {
+        hint(&mut rig, number, 4);
+    }
+    for number in [30, 33, 36] {
+        let held = rig.store().hint(&key(number)).expect("taken");
+        assert_eq!(rig.store().forget_hint(&held), Ok(true));
+    }
     rig.store().erase(&key(0)).expect("there is room");
     rig.store().erase(&key(12)).expect("there is room");
     rig.sync_log();
     rig
+}
+
+/// A hint, small or large by its number; the second of a key has two siblings.
+fn hint(rig: &mut Rig, number: u64, actor: u64) {
+    let request = rig.request();
+    let bytes = if number % 2 == 0 { 300 } else { 9_000 };
+    let object = foreign(&Object::empty(), actor, number, request, &vec![3; bytes]);
+    let (floor, now_ms) = (Floor::default(), 100 * actor);
+    let taken = rig
+        .store()
+        .take_hint(&key(number), object, floor, actor, now_ms);
+    taken.expect("there is room");
+}
+
+fn check_hints(rig: &Rig, at: &str) {
+    for number in 30..40 {
+        let held = rig.store().hint(&key(number)).map(|hint| {
+            let siblings = hint.record.object().siblings().len();
+            (siblings, hint.generation, hint.taken_ms)
+        });
+        let expected = match number {
+            30 | 33 | 36 | 39 => None,
+            31 | 32 => Some((1, 3, 300)),
+            34 | 35 => Some((2, 3, 300)),
+            _ => Some((1, 4, 400)),
+        };
+        assert_eq!(held, expected, "hint {number}, {at}");
+    }
 }
 
 /// What `filled` left.
@@ -36,6 +76,7 @@ fn check(rig: &Rig, at: &str) {
         };
         assert_eq!(rig.values(&key(number)), expected, "key {number}, {at}");
     }
+    check_hints(rig, at);
 }
 
 /// Lets the drain see the changes, and grow them old.
@@ -63,6 +104,7 @@ fn crash_after(steps: usize, close: bool, kept_share: usize) -> bool {
     rig.restart();
     assert_eq!(rig.report().newly_unsynced, Some(vec![]), "{at}");
     assert_eq!(rig.report().damaged_records, 0, "{at}");
+    assert!(!rig.report().lost_hints, "{at}");
     check(&rig, &at);
     // And once more on top of whatever that start made of it, with a drain between.
     age(&mut rig);
@@ -73,6 +115,7 @@ fn crash_after(steps: usize, close: bool, kept_share: usize) -> bool {
     rig.crash(steps as u64 + 1, kept);
     rig.restart();
     assert_eq!(rig.report().newly_unsynced, Some(vec![]), "{at}, again");
+    assert!(!rig.report().lost_hints, "{at}, again");
     check(&rig, &at);
     rig.drain();
     check(&rig, &at);
@@ -82,8 +125,10 @@ fn crash_after(steps: usize, close: bool, kept_share: usize) -> bool {
 
 /// Every chunk row belongs to a head row: the rows are those of the records, and no more.
 fn assert_no_orphans(rig: &Rig) {
-    // 5 records of one row, 11 of a head row and two chunks, the applied row.
-    assert_eq!(rig.home.rows().len(), 5 + 11 * 3 + 1);
+    // 5 records of one row, 11 of a head row and two chunks, the applied row; 3 hints of one row, 2 of a head row and three
+    // chunks, 1 of a head row and five.
+    let hints = 3 + 2 * 4 + 6;
+    assert_eq!(rig.home.rows().len(), 5 + 11 * 3 + 1 + hints);
 }
 
 #[test]
@@ -123,7 +168,9 @@ fn every_prefix_of_a_drains_changes_holds_whole_records() {
                 "nothing is flushed before the row `applied`"
             );
             most = rig.home.pending();
-            if crate::store::rowio::applied(&*rig.store().inner.engine) == Ok(Some(last)) {
+            let applied = crate::store::rowio::applied(&*rig.store().inner.engine);
+            let applied = applied.expect("the engine is well");
+            if applied.is_some_and(|applied| applied.sequence == last) {
                 break;
             }
         }
@@ -132,6 +179,7 @@ fn every_prefix_of_a_drains_changes_holds_whole_records() {
         rig.restart();
         let at = format!("{kept} of {most} changes kept");
         assert_eq!(rig.report().damaged_records, 0, "{at}");
+        assert!(!rig.report().lost_hints, "{at}");
         assert_eq!(rig.report().newly_unsynced, Some(vec![]), "{at}");
         check(&rig, &at);
         rig.drain();
