@@ -102,6 +102,6 @@ pub use self::{
     verbs::{
         BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo,
         LayoutPlan, Layouts, Location, MemberInfo, Mutation, NodeStatus, PlannedMember, Put,
-        ReadModifyWrite, Receiving, ResumeToken, Scan,
+        ReadModifyWrite, Receiving, RepairProgress, ResumeToken, Roots, Scan,
     },
 };

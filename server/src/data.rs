@@ -9,6 +9,7 @@ use crate::{
     clock::{Clock, SteadyClock},
     coordinator::{Coordinator, CoordinatorParts},
     counters::Counters,
+    exchange::Board,
     gossip::Routes,
     grpc::KvParts,
     limits::Limits,
@@ -42,6 +43,8 @@ pub struct DataParts {
     pub net: Arc<dyn Net>,
     /// The engine pool.
     pub pool: Arc<dyn EnginePool>,
+    /// How exchanges with the other owners are.
+    pub board: Arc<Board>,
     /// Limits.
     pub limits: Limits,
     /// Counters.
@@ -90,6 +93,7 @@ impl DataPath {
             limits: parts.limits,
             counters: Arc::clone(&parts.counters),
             client_id: parts.client_id,
+            marks: Arc::clone(&parts.board.marks),
         });
         let views = parts.views.subscribe();
         let carried = carry_heard(Arc::clone(&parts.heard), parts.store.clone());
@@ -101,6 +105,7 @@ impl DataPath {
             pool: parts.pool,
             coordinator: Arc::clone(&coordinator),
             counters: parts.counters,
+            board: parts.board,
         });
         let follow = follow_log(
             parts.store.durable(),

@@ -343,6 +343,29 @@ impl View {
         self.oldest_epoch() == epoch && self.live[0].is_mine(partition)
     }
 
+    /// What this store owns by the layout that it reads from, each with the stores of those other owners there that take part.
+    pub fn shared(&self) -> Vec<Acquisition> {
+        let live = &self.live[self.read];
+        let mine = live.layout.partition_ids().filter(|p| live.is_mine(*p));
+        let shared = mine.map(|partition| {
+            let owners = live.owners(partition).iter();
+            let stores = owners.map(|owner| live.store(*owner));
+            let takes_part =
+                |store: &StoreId| *store != self.store && self.present(*store).is_some();
+            Acquisition {
+                partition,
+                from: stores.filter(takes_part).collect(),
+            }
+        });
+        shared.collect()
+    }
+
+    /// Whether this store exchanges `partition` with those who read from the layout `epoch`: it owns it there, and has it.
+    pub fn exchanges(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        let mut known = self.live[..self.answers].iter();
+        known.any(|live| live.layout.epoch() == epoch && live.is_mine(partition))
+    }
+
     /// Whether the copy of a store counts toward R, as far as this node has heard.
     pub fn counts(&self, store: StoreId, partition: PartitionId) -> bool {
         let unsynced = self.unsynced.get(&store);

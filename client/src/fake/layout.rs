@@ -94,7 +94,27 @@ impl Admin for FakeNode {
             under_replicated: 0,
             moving: 0,
             waiting: Vec::new(),
+            healed: true,
+            ..v1::StatusResponse::default()
         }))
+    }
+
+    async fn repair(
+        &self,
+        _: Request<v1::RepairRequest>,
+    ) -> Result<Response<v1::RepairResponse>, Status> {
+        Err(Status::unimplemented(
+            "the nodes of the fake share one store",
+        ))
+    }
+
+    async fn roots(
+        &self,
+        _: Request<v1::RootsRequest>,
+    ) -> Result<Response<v1::RootsResponse>, Status> {
+        Err(Status::unimplemented(
+            "the nodes of the fake share one store",
+        ))
     }
 
     async fn show_layout(

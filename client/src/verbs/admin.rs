@@ -1,7 +1,7 @@
 //! What an operator asks: where a key lives, how the nodes are, what the layout says.
 
 use ringfort_proto::v1::{self, admin_client::AdminClient, kv_client::KvClient};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Response, Status, transport::Channel};
 
@@ -22,7 +22,7 @@ pub struct Location {
 }
 
 /// What one node knows of all nodes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ClusterStatus {
     /// The id of the cluster.
@@ -37,10 +37,18 @@ pub struct ClusterStatus {
     pub moving: u64,
     /// Nodes that wait to be added.
     pub waiting: Vec<String>,
+    /// All nodes are up, and nothing is known to be missing anywhere.
+    pub healed: bool,
+    /// Milliseconds since the oldest last clean exchange of a partition between two of its owners.
+    pub exchange_age_ms: u64,
+    /// Partitions that are not known to be the same at all their owners, at the node that has most of them.
+    pub unclean: u64,
+    /// Milliseconds that exchanges and transfers which are due take at the present rate; 0: none, or unknown.
+    pub left_ms: u64,
 }
 
 /// One member, as the node that answered sees it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NodeStatus {
     /// Its name.
@@ -63,10 +71,46 @@ pub struct NodeStatus {
     pub unsynced: u64,
     /// How far it is with what the newest layout gives it, if anything.
     pub receiving: Option<Receiving>,
+    /// Milliseconds since the oldest last clean exchange of a partition that it owns.
+    pub exchange_age_ms: u64,
+    /// Of its partitions, so many are not known to be the same at all their owners.
+    pub unclean: u64,
+    /// Partitions of which it lacks something, as far as others know.
+    pub behind: u64,
+    /// Milliseconds that its exchanges which are due take at the present rate; 0: none, or unknown.
+    pub exchange_left_ms: u64,
+}
+
+/// How far a node is with a repair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RepairProgress {
+    /// Its name.
+    pub name: String,
+    /// It answers.
+    pub answered: bool,
+    /// Partitions that it owns, of those asked for.
+    pub partitions: u32,
+    /// Of them, those whose last clean exchange with every other owner is young enough.
+    pub clean: u32,
+}
+
+/// The Merkle roots of the partitions that a node owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Roots {
+    /// The node that answered.
+    pub node: String,
+    /// The epoch of the layout by which it owns them.
+    pub epoch: u64,
+    /// By partition: the root, and the number of keys, tombstones included.
+    pub roots: std::collections::BTreeMap<u32, (u64, u64)>,
+    /// Partitions that change too fast to be told now.
+    pub changing: Vec<u32>,
 }
 
 /// How far a node is with the partitions that a layout gives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receiving {
     /// The epoch of that layout.
@@ -175,6 +219,63 @@ impl Client {
             under_replicated: answer.under_replicated,
             moving: answer.moving,
             waiting: answer.waiting,
+            healed: answer.healed,
+            exchange_age_ms: answer.exchange_age_ms,
+            unclean: answer.unclean,
+            left_ms: answer.left_ms,
+        })
+    }
+
+    /// Has all nodes compare a partition (`None`: all) with its other owners now, if `due`; and tells of how many the last clean
+    /// exchange with every other owner is younger than `within`.
+    ///
+    /// # Errors
+    /// There is no such partition, or no node answers; see [`Error::kind`].
+    pub async fn repair(
+        &self,
+        partition: Option<u32>,
+        due: bool,
+        within: std::time::Duration,
+    ) -> Result<Vec<RepairProgress>, Error> {
+        let request = v1::RepairRequest {
+            partition,
+            due,
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        };
+        let answer = self
+            .ask(|channel, attempt| async move {
+                AdminClient::new(channel)
+                    .repair(attempt.with(request))
+                    .await
+            })
+            .await?;
+        let nodes = answer.nodes.into_iter().map(|node| RepairProgress {
+            name: node.name,
+            answered: node.answered,
+            partitions: node.partitions,
+            clean: node.clean,
+        });
+        Ok(nodes.collect())
+    }
+
+    /// The Merkle roots of what the node that answers owns. Two owners that tell the same root of a partition hold the same of it.
+    ///
+    /// # Errors
+    /// Nothing was changed; see [`Error::kind`].
+    pub async fn roots(&self) -> Result<Roots, Error> {
+        let answer = self
+            .ask(|channel, attempt| async move {
+                let mut client =
+                    AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                client.roots(attempt.with(v1::RootsRequest {})).await
+            })
+            .await?;
+        let told = answer.roots.into_iter().zip(answer.keys);
+        Ok(Roots {
+            node: answer.node,
+            epoch: answer.epoch,
+            roots: answer.partitions.into_iter().zip(told).collect(),
+            changing: answer.changing,
         })
     }
 
@@ -221,6 +322,10 @@ fn node_status(wire: v1::NodeStatus) -> NodeStatus {
         hints: wire.hints,
         last_seen_ms: wire.last_seen_ms,
         unsynced: wire.unsynced,
+        exchange_age_ms: wire.exchange_age_ms,
+        unclean: wire.unclean,
+        behind: wire.behind,
+        exchange_left_ms: wire.exchange_left_ms,
         receiving: wire.receiving.map(|receiving| Receiving {
             epoch: receiving.epoch,
             partitions: receiving.partitions,

@@ -10,7 +10,10 @@ mod put;
 mod scan;
 
 pub use self::{
-    admin::{ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus, Receiving},
+    admin::{
+        ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus, Receiving, RepairProgress,
+        Roots,
+    },
     batch::{BatchGet, BatchWrite, Mutation},
     delete::Delete,
     get::Get,

@@ -19,6 +19,7 @@ pub mod probe;
 mod process;
 pub mod progress;
 pub mod put;
+pub mod repair;
 pub mod serve;
 pub mod status;
 pub mod whereis;
@@ -80,6 +81,8 @@ pub enum Command {
     Where(whereis::Where),
     /// Print the state of the cluster
     Status(status::Status),
+    /// Have all nodes compare what they hold with the other owners now, and mend what differs
+    Repair(repair::Repair),
     /// Print the layout, and change it: stage, plan, commit
     Layout(layout::Layout),
     /// Measure operations a second and latencies
@@ -120,6 +123,7 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Command::Export(export) => export::run(export, cli, out),
         Command::Where(args) => whereis::run(args, cli, out),
         Command::Status(status) => status::run(status, cli, out),
+        Command::Repair(repair) => repair::run(repair, cli, out),
         Command::Layout(layout) => layout::run(layout, cli, out),
         Command::Bench(bench) => bench::run(bench, cli, out),
         Command::Probe(probe) => probe::run(probe, out),

@@ -1,5 +1,9 @@
 //! `ringfort status`.
 
+use std::time::Duration;
+
+use indicatif::HumanDuration;
+use ringfort_client::ClusterStatus;
 use serde_json::json;
 
 use super::{
@@ -34,6 +38,10 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 "under_replicated": status.under_replicated,
                 "moving": status.moving,
                 "waiting": status.waiting,
+                "healed": status.healed,
+                "exchange_age_ms": status.exchange_age_ms,
+                "unclean": status.unclean,
+                "left_ms": status.left_ms,
             }))?;
             return Ok(Exit::Done);
         }
@@ -66,7 +74,8 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
             "SEEN MS AGO",
         ];
         out.table(&format!(
-            "cluster {cluster}, epoch {}, {} partitions under-replicated, {} moving\n\n{}",
+            "{}\ncluster {cluster}, epoch {}, {} partitions under-replicated, {} moving\n\n{}",
+            healing(&status),
             status.epoch,
             status.under_replicated,
             status.moving,
@@ -84,4 +93,96 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         }
         Ok(Exit::Done)
     })
+}
+
+/// Whether the cluster is healed, in one line; if not, what remains and for how long.
+fn healing(status: &ClusterStatus) -> String {
+    let age = HumanDuration(Duration::from_millis(status.exchange_age_ms));
+    if status.healed {
+        return format!("healed: all copies are the same (the oldest comparison is {age} old)");
+    }
+    let mut remains: Vec<String> = Vec::new();
+    for node in status.nodes.iter().filter(|node| node.state != "up") {
+        remains.push(format!("{} is {}", node.name, node.state));
+    }
+    for node in &status.nodes {
+        let name = &node.name;
+        if node.behind > 0 {
+            remains.push(format!("{name} lacks writes of {} partitions", node.behind));
+        }
+        if node.unsynced > 0 {
+            remains.push(format!("{name} receives {} partitions anew", node.unsynced));
+        }
+        if node.hints > 0 {
+            remains.push(format!("{name} keeps {} hints for others", node.hints));
+        }
+    }
+    if status.moving > 0 {
+        remains.push(format!("{} partitions move", status.moving));
+    }
+    if status.unclean > 0 {
+        let unclean = status.unclean;
+        remains.push(format!(
+            "{unclean} partitions are not known to be the same everywhere"
+        ));
+    }
+    if remains.is_empty() {
+        // What is behind has no count of its own: a node that has not answered.
+        remains.push("not all nodes answer".to_owned());
+    }
+    let left = match status.left_ms {
+        0 => String::new(),
+        ms => {
+            let left = Duration::from_secs(ms.div_ceil(1_000));
+            format!("; about {} left", HumanDuration(left))
+        }
+    };
+    format!("healing: {}{left}", remains.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(json: serde_json::Value) -> ClusterStatus {
+        let node = json!({
+            "name": "", "state": "up", "zone": "", "capacity": 1.0, "owned": 8, "keys": 0, "hints": 0, "last_seen_ms": 0,
+            "unsynced": 0, "receiving": null, "exchange_age_ms": 0, "unclean": 0, "behind": 0, "exchange_left_ms": 0,
+        });
+        let mut whole = json!({
+            "cluster_id": 1, "epoch": 1, "nodes": [], "under_replicated": 0, "moving": 0, "waiting": [], "healed": false,
+            "exchange_age_ms": 0, "unclean": 0, "left_ms": 0,
+        });
+        let fill = |base: &serde_json::Value, with: &serde_json::Value| {
+            let mut all = base.as_object().expect("an object").clone();
+            all.extend(with.as_object().expect("an object").clone());
+            serde_json::Value::Object(all)
+        };
+        whole = fill(&whole, &json);
+        let nodes = whole["nodes"].as_array().expect("a list").iter();
+        whole["nodes"] = nodes.map(|with| fill(&node, with)).collect();
+        serde_json::from_value(whole).expect("a status")
+    }
+
+    #[test]
+    fn a_person_sees_in_one_line_what_remains() {
+        let healed = status(json!({"healed": true, "exchange_age_ms": 12_000}));
+        assert_eq!(
+            healing(&healed),
+            "healed: all copies are the same (the oldest comparison is 12 seconds old)"
+        );
+        let ill = status(json!({
+            "nodes": [
+                {"name": "a", "hints": 4},
+                {"name": "b", "state": "down", "behind": 7},
+                {"name": "c", "unsynced": 3},
+            ],
+            "moving": 2, "unclean": 9, "left_ms": 61_000,
+        }));
+        assert_eq!(
+            healing(&ill),
+            "healing: b is down, a keeps 4 hints for others, b lacks writes of 7 partitions, c receives 3 partitions anew, \
+             2 partitions move, 9 partitions are not known to be the same everywhere; about 61 seconds left"
+        );
+    }
 }

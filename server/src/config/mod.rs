@@ -199,6 +199,8 @@ settings! {
     peer_queue_bytes: ByteSize = Some("32MiB"), (value_name = "BYTES");
     /// Bytes a second that this node receives when a new layout gives it partitions, at most; it gives way to clients
     transfer_rate: ByteSize = Some("64MiB"), (value_name = "BYTES");
+    /// How often each partition is compared with its other owners; what is missed somewhere is found and mended so
+    exchange_interval: Duration = Some("10s"), (value_name = "DURATION");
     /// How long to wait for members' answers at the start
     hello_timeout: Duration = Some("2s"), (value_name = "DURATION");
     /// How long a connection to a node may take to open

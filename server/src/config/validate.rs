@@ -232,6 +232,7 @@ impl Problems<'_> {
             ("hello_timeout", c.hello_timeout),
             ("connect_timeout", c.connect_timeout),
             ("status_timeout", c.status_timeout),
+            ("exchange_interval", c.exchange_interval),
         ] {
             let fine = !timeout.is_zero() && timeout <= MAX_TIMEOUT;
             self.check(fine, setting, || {

@@ -49,6 +49,12 @@ impl Step<'_> {
         if let Some(request) = pending.request {
             self.state.running.leave(request);
         }
+        if let Phase::Writing(writing) = &pending.phase {
+            let silent = pending.owners.others();
+            let silent = silent.filter(|(place, _)| writing.put.waits_for(*place));
+            let silent = silent.map(|(_, peer)| (peer, pending.partition));
+            self.state.lacking.extend(silent);
+        }
         if let Phase::Reading(reading) = pending.phase {
             self.repair(
                 &pending.key,

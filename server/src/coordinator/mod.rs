@@ -50,6 +50,7 @@ use crate::{
     counters::{Counters, add},
     gossip::Routes,
     limits::{Limits, TICK},
+    marks::Marks,
     peer::{LinkEvents, Links, PeerId},
     pool::EnginePool,
     view::Views,
@@ -88,6 +89,8 @@ pub struct CoordinatorParts {
     pub limits: Limits,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Which stores lack something.
+    pub marks: Arc<Marks>,
     /// The client id of requests that came without one: random, of this process alone.
     pub client_id: u64,
 }
@@ -200,6 +203,13 @@ impl Coordinator {
         let outcome = step.end();
         drop(state);
         drop(held);
+        if !outcome.lacking.is_empty() {
+            let links = &self.parts.links;
+            let lacking = outcome.lacking.into_iter();
+            let pairs =
+                lacking.filter_map(|(peer, partition)| Some((links.store(peer)?, partition)));
+            self.parts.marks.mark(pairs);
+        }
         if !outcome.loads.is_empty() {
             self.load(outcome.loads);
         }

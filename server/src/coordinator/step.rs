@@ -6,7 +6,7 @@ use ringfort_proto::{
     Failure, Reason, peer,
     v1::{self, operation_result::Kind},
 };
-use ringfort_ring::Epoch;
+use ringfort_ring::{Epoch, PartitionId};
 use ringfort_storage::{Key, store::Read};
 use tokio::time::Instant;
 
@@ -45,6 +45,8 @@ pub(super) struct State {
     outgoing: Vec<Vec<Item>>,
     loads: Loads,
     pub deliveries: Deliveries,
+    /// Peers that lack something of a partition: what was not sent, or not acknowledged. Of one event.
+    pub lacking: Vec<(PeerId, PartitionId)>,
 }
 
 /// The peers of a view's members.
@@ -69,6 +71,7 @@ impl State {
             outgoing: Vec::new(),
             loads: Vec::new(),
             deliveries: Deliveries::default(),
+            lacking: Vec::new(),
         }
     }
 
@@ -81,6 +84,7 @@ impl State {
 pub(super) struct Outcome {
     pub loads: Loads,
     pub deliveries: Deliveries,
+    pub lacking: Vec<(PeerId, PartitionId)>,
 }
 
 /// One event being played.
@@ -145,6 +149,7 @@ impl<'a> Step<'a> {
         Outcome {
             loads: mem::take(&mut state.loads),
             deliveries: mem::take(&mut state.deliveries),
+            lacking: mem::take(&mut state.lacking),
         }
     }
 
@@ -241,6 +246,7 @@ impl<'a> Step<'a> {
         let place = pending.owners.place_of(peer);
         match (&mut pending.phase, place) {
             (Phase::Writing(writing), Some(place)) => {
+                self.state.lacking.push((peer, pending.partition));
                 let step = writing.put.fail(place);
                 self.settle_write(id, step);
             }

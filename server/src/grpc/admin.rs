@@ -16,13 +16,15 @@ use ringfort_ring::{
 };
 use tonic::{Request, Response, Status};
 
-use super::layout;
+use super::{layout, repair};
 use crate::{
     coordinator::DEFAULT_NAMESPACE,
     council::Council,
     gossip::Gossiper,
     net::Net,
     node::{Answers, Asker, Greeter},
+    peer::Bulk,
+    pool::EnginePool,
     view::{View, Views},
 };
 
@@ -44,6 +46,10 @@ pub struct AdminParts {
     pub council: Arc<Council>,
     /// How nodes are reached that are no members.
     pub net: Arc<dyn Net>,
+    /// Connections to members, to ask how their exchanges are.
+    pub bulk: Arc<Bulk>,
+    /// Where what blocks is done.
+    pub pool: Arc<dyn EnginePool>,
     /// How long each member may take to answer.
     pub timeout: Duration,
 }
@@ -119,6 +125,21 @@ impl Admin for AdminService {
             .map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(committed?))
     }
+
+    async fn repair(
+        &self,
+        request: Request<v1::RepairRequest>,
+    ) -> Result<Response<v1::RepairResponse>, Status> {
+        let repair = repair::repair(&self.parts, request.get_ref()).await;
+        Ok(Response::new(repair?))
+    }
+
+    async fn roots(
+        &self,
+        _: Request<v1::RootsRequest>,
+    ) -> Result<Response<v1::RootsResponse>, Status> {
+        Ok(Response::new(repair::roots(&self.parts).await?))
+    }
 }
 
 fn place(view: &View, key: &v1::Key) -> Result<v1::WhereResponse, Failure> {
@@ -184,6 +205,7 @@ fn status(
                 last_seen_ms: health.map_or(0, |health| health.silence_ms),
                 unsynced: said.map_or(told, |answer| answer.unsynced.len()) as u64,
                 receiving: said.and_then(receiving),
+                ..v1::NodeStatus::default()
             }
         })
         .collect();
@@ -192,14 +214,17 @@ fn status(
         receiving.map_or(0, |r| r.partitions.saturating_sub(r.received))
     };
     let readers: Vec<_> = readers.iter().map(|member| said(member.store_id)).collect();
-    v1::StatusResponse {
+    let mut status = v1::StatusResponse {
         cluster_id: view.cluster().0,
         epoch: view.epoch().0,
         moving: nodes.iter().map(left).sum(),
         nodes,
         under_replicated: under_replicated(view, &readers),
         waiting: Vec::new(),
-    }
+        ..v1::StatusResponse::default()
+    };
+    repair::judge(&mut status, view, &|store| said(store).cloned());
+    status
 }
 
 fn receiving(said: &peer::HelloResponse) -> Option<v1::Receiving> {

@@ -5,6 +5,7 @@ mod cursor;
 mod deadline;
 mod kv;
 mod layout;
+mod repair;
 mod scan;
 mod session;
 pub mod standard;

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use ringfort_proto::peer::{self, peer_client::PeerClient};
-use ringfort_ring::{PartitionId, StoreId, Token};
-use ringfort_storage::{Key, Record, store::Read, version::Object};
+use ringfort_ring::{PartitionId, StoreId};
+use ringfort_storage::{Key, store::Read};
 use tonic::transport::Channel;
 
 use super::{
@@ -24,9 +24,8 @@ use super::{
 };
 use crate::{
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    peer::replica::key_from_wire,
+    peer::compare::{checked, key_in},
     view::View,
-    wire::decode_object,
 };
 
 /// Partitions that are received at once.
@@ -200,7 +199,9 @@ impl Mover {
         for moved in page.moved {
             came.bytes += moved.object.len() as u64;
             let bad = |why: String| Setback::Bad { store, why };
-            let Some((key, object)) = checked(job, &moved).map_err(bad)? else {
+            let Some((key, object)) =
+                checked(job.view, job.receipt.partition.0, &moved).map_err(bad)?
+            else {
                 continue;
             };
             let merged = self.local.merge(&key, object).await;
@@ -253,7 +254,10 @@ impl Mover {
         let mut theirs = Vec::with_capacity(leaves.len());
         for moved in leaves {
             let bad = |why: String| Setback::Bad { store, why };
-            theirs.push((key_in(job, &moved.key).map_err(bad)?, moved.leaf));
+            theirs.push((
+                key_in(job.view, job.receipt.partition.0, &moved.key).map_err(bad)?,
+                moved.leaf,
+            ));
         }
         let keys: Vec<Key> = theirs.iter().map(|(key, _)| key.clone()).collect();
         let mine = self.local.block(move |store| store.load(&keys)).await;
@@ -324,28 +328,5 @@ impl Pass {
             Setback::Unreached(who) => drop(self.unreached.insert(who.store)),
             Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
         }
-    }
-}
-
-/// A key of the partition.
-fn key_in(job: &Job<'_>, framed: &Bytes) -> Result<Key, String> {
-    let key = key_from_wire(framed).map_err(|reason| reason.as_str().to_owned())?;
-    match job.view.layout().partition_of(Token(key.token())) == job.receipt.partition {
-        true => Ok(key),
-        false => Err("a key of another partition".to_owned()),
-    }
-}
-
-/// What came, if it is what its sender holds; `None`: nothing is stored there any more.
-fn checked(job: &Job<'_>, moved: &peer::Moved) -> Result<Option<(Key, Object)>, String> {
-    let key = key_in(job, &moved.key)?;
-    let object = decode_object(moved.object.clone()).map_err(|why| why.to_string())?;
-    if object.is_empty() {
-        return Ok(None);
-    }
-    let record = Record::new(&key, object);
-    match record.leaf() == moved.leaf {
-        true => Ok(Some((key, record.into_object()))),
-        false => Err("an object does not match its checksum".to_owned()),
     }
 }

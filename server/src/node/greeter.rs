@@ -12,6 +12,7 @@ use crate::{
     clock::SteadyClock,
     council::Council,
     counters::{Counters, add},
+    exchange::{Board, board::Standing},
     gossip::Gossiper,
     health::{Health, Phase},
     mover::progress::Progress,
@@ -34,6 +35,8 @@ pub struct Greeter {
     pub progress: Arc<Progress>,
     /// Its gossip, once it is a member that has recovered.
     pub gossip: OnceLock<Arc<Gossiper>>,
+    /// How its exchanges are, once it takes part.
+    pub board: OnceLock<Arc<Board>>,
     /// Its time for the ages of request ids.
     pub steady: Arc<SteadyClock>,
     /// Counters.
@@ -51,6 +54,18 @@ impl Greeter {
             .get()
             .map_or(0, |council| council.newest().epoch().0);
         response.transfer = Some(self.transfer());
+        if let Some(board) = self.board.get() {
+            let Standing { ages, behind, left } = board.standing();
+            response.exchange_age_ms = ages.oldest.as_millis() as u64;
+            response.exchange_unclean = ages.unclean as u64;
+            response.exchange_left_ms = left.as_millis() as u64;
+            let behind = behind.into_iter();
+            let behind = behind.map(|(store, partitions)| peer::Behind {
+                store_id: store.0,
+                partitions: partitions as u32,
+            });
+            response.behind = behind.collect();
+        }
         if let Some(store) = self.store.get() {
             let stats = store.stats();
             response.durable_sequence = stats.durable_sequence;

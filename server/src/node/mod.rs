@@ -54,6 +54,7 @@ mod purpose {
     pub const LINKS: u64 = 4;
     pub const CLIENT_ID: u64 = 5;
     pub const GOSSIP: u64 = 6;
+    pub const EXCHANGE: u64 = 7;
 }
 
 /// Runs one node until `shutdown` completes (then `Ok`) or it cannot go on.
@@ -220,6 +221,7 @@ impl Node {
             heard: self.heard.clone(),
             progress: Arc::default(),
             gossip: OnceLock::new(),
+            board: OnceLock::new(),
             steady: self.steady.clone(),
             counters: self.counters.clone(),
         });

@@ -28,6 +28,7 @@ use crate::{
     bootstrap::Decree,
     council::{self, Part},
     data::{DataParts, DataPath},
+    exchange::{self, Board, Exchanger, schedule::Timing},
     gossip::{self, GossipParts, Gossiper},
     grpc::{
         KvParts,
@@ -39,7 +40,7 @@ use crate::{
     limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
     mover::{self, End, Mover},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
-    peer::{DataSlot, Fences, Links, service},
+    peer::{Bulk, DataSlot, Fences, Links, service},
     view::{View, Views},
 };
 
@@ -195,7 +196,8 @@ impl Node {
         let gossip = self.gossip(&base, &views, (&fences, seeds));
         tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
-        let data = self.data_path(&base, &views, fences);
+        let board = self.board(&base, &views);
+        let data = self.data_path(&base, &views, (fences, &board));
         tasks.spawn(council::listen::run(
             council.clone(),
             council::listen::Ears {
@@ -216,8 +218,20 @@ impl Node {
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
         let figures = refresh::figures(&base.store, &data.links);
         let progress = base.greeter.progress.clone();
-        self.metrics
-            .add_probe(mover::progress::joined(figures, progress));
+        let figures = mover::progress::joined(figures, progress);
+        let shown = board.clone();
+        self.metrics.add_probe(Box::new(move || {
+            let mut all = figures();
+            all.extend(shown.gauges());
+            all
+        }));
+        let (figures, shown) = (gossip::figures(&gossip), board.clone());
+        self.metrics.add_families(Box::new(move || {
+            let mut all = figures();
+            all.extend(shown.families());
+            all
+        }));
+        self.exchanger(&base, &data, &views, &board, tasks);
         let mover = self.mover(&base, &data, &views, (&council, &asker), tasks);
         let admin = AdminParts {
             views: views.clone(),
@@ -225,6 +239,8 @@ impl Node {
             greeter: base.greeter.clone(),
             gossip,
             council,
+            bulk: Arc::new(Bulk::new(self.net(), &self.routes, &data.fences)),
+            pool: base.driven.pool(),
             net: self.net().clone(),
             timeout: self.config.status_timeout,
         };
@@ -372,11 +388,51 @@ impl Node {
         });
         // Set once: a node comes here once.
         let _ = base.greeter.gossip.set(gossip.clone());
-        self.metrics.add_families(gossip::figures(&gossip));
         gossip
     }
 
-    fn data_path(&self, base: &Base, views: &Views, fences: Fences) -> DataPath {
+    /// How exchanges are: nothing is compared yet.
+    fn board(&self, base: &Base, views: &Views) -> Arc<Board> {
+        let seed = start::chance(self.parts.seed, purpose::EXCHANGE).random();
+        let timing = Timing::new(self.config.exchange_interval, seed);
+        let me = views.current().my_store();
+        let board = Board::new(me, timing, self.parts.clock.clone());
+        // Set once: a node comes here once.
+        let _ = base.greeter.board.set(board.clone());
+        board
+    }
+
+    /// Starts the worker that compares partitions with their other owners.
+    fn exchanger(
+        &self,
+        base: &Base,
+        data: &DataPath,
+        views: &Views,
+        board: &Arc<Board>,
+        tasks: &Tasks,
+    ) {
+        let exchanger = Exchanger::new(exchange::Parts {
+            clock: self.parts.clock.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            pool: base.driven.pool(),
+            net: self.net().clone(),
+            routes: self.routes.clone(),
+            fences: data.fences.clone(),
+            coordinator: data.coordinator.clone(),
+            links: data.links.clone(),
+            board: board.clone(),
+            bytes_per_s: self.config.transfer_rate.0,
+        });
+        tasks.spawn(exchanger.run());
+    }
+
+    fn data_path(
+        &self,
+        base: &Base,
+        views: &Views,
+        (fences, board): (Fences, &Arc<Board>),
+    ) -> DataPath {
         let seed = self.parts.seed;
         let data = DataPath::start(DataParts {
             clock: self.parts.clock.clone(),
@@ -388,6 +444,7 @@ impl Node {
             routes: self.routes.clone(),
             net: self.net().clone(),
             pool: base.driven.pool(),
+            board: board.clone(),
             limits: self.config.limits(),
             counters: self.counters.clone(),
             client_id: start::chance(seed, purpose::CLIENT_ID).random(),

@@ -45,6 +45,12 @@ pub trait Answer {
     fn fence(&self) -> Option<peer::Fence>;
 }
 
+impl Answer for peer::CompareResponse {
+    fn fence(&self) -> Option<peer::Fence> {
+        self.fence
+    }
+}
+
 impl Answer for peer::TransferResponse {
     fn fence(&self) -> Option<peer::Fence> {
         self.fence

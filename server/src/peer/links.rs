@@ -148,6 +148,12 @@ impl Links {
         id
     }
 
+    /// The store that a peer is.
+    pub fn store(&self, peer: PeerId) -> Option<StoreId> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        Some(links.get(usize::from(peer.0))?.store)
+    }
+
     /// Connects, and keeps connected, until [`Self::close`]. New members of later views are linked too; links to stores that
     /// take part no more end.
     pub fn start(self: &Arc<Self>, events: Arc<dyn LinkEvents>) {

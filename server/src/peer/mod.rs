@@ -6,6 +6,7 @@
 //! Sending never waits: whatever has queued when the connection has room goes out as one batch.
 
 pub mod bulk;
+pub(crate) mod compare;
 mod dial;
 pub mod fence;
 mod lane;
@@ -15,6 +16,7 @@ pub mod replica;
 pub(crate) mod scan;
 pub mod service;
 mod transfer;
+mod turns;
 
 pub use bulk::Bulk;
 pub use fence::{Ahead, Fences, Heard};

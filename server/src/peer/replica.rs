@@ -16,14 +16,17 @@ use ringfort_storage::{
 };
 
 use super::{
+    compare::Comparer,
     fence::{Fenced, Fences, Heard},
     outbox::{Answers, Outbox, Outgoing},
     scan::ScanParts,
     transfer::Giver,
+    turns::Turns,
 };
 use crate::{
     coordinator::{Coordinator, Origin, ReplySink},
     counters::{Counters, add},
+    exchange::Board,
     limits::{LOADS_MAX, PEER_MESSAGE_BYTES_MAX, PEER_STREAMS_MAX},
     pool::EnginePool,
     view::{View, Views},
@@ -50,12 +53,15 @@ pub struct ReplicaParts {
     pub coordinator: Arc<Coordinator>,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// How exchanges are.
+    pub board: Arc<Board>,
 }
 
 /// The peer's side of the data path.
 pub struct Replica {
     parts: ReplicaParts,
     giver: Giver,
+    comparer: Comparer,
     streams: Mutex<Vec<Weak<Outbox>>>,
 }
 
@@ -69,13 +75,17 @@ struct Missed {
 impl Replica {
     /// Serves peers from these parts.
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
-        let giver = Giver::new(
-            parts.views.clone(),
-            parts.store.clone(),
-            Arc::clone(&parts.pool),
+        let turns = Turns::new(Arc::clone(&parts.pool));
+        let (views, store) = (parts.views.clone(), parts.store.clone());
+        let comparer = Comparer::new(
+            views.clone(),
+            store.clone(),
+            Arc::clone(&parts.board),
+            turns.clone(),
         );
         Arc::new(Replica {
-            giver,
+            giver: Giver::new(views, store, turns),
+            comparer,
             parts,
             streams: Mutex::new(Vec::new()),
         })
@@ -328,6 +338,11 @@ impl Replica {
     /// What handing a partition over needs.
     pub(super) fn giver(&self) -> &Giver {
         &self.giver
+    }
+
+    /// What answering exchanges needs.
+    pub(super) fn comparer(&self) -> &Comparer {
+        &self.comparer
     }
 
     /// The pool that scans run on.

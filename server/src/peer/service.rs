@@ -6,6 +6,7 @@ use ringfort_proto::{
     Failure, Reason, peer,
     peer::peer_server::{Peer, PeerServer},
 };
+use ringfort_ring::StoreId;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -156,6 +157,21 @@ impl Peer for PeerService {
         let mut page = replica.giver().answer(request).await?;
         page.fence = Some(replica.fences().fence());
         Ok(Response::new(page))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<peer::CompareRequest>,
+    ) -> Result<Response<peer::CompareResponse>, Status> {
+        let replica = self.data()?;
+        let request = request.into_inner();
+        check_fence(replica, request.fence)?;
+        let from = StoreId(request.fence.unwrap_or_default().store_id);
+        let answer = replica.comparer().answer(from, request).await?;
+        Ok(Response::new(peer::CompareResponse {
+            fence: Some(replica.fences().fence()),
+            answer: Some(answer),
+        }))
     }
 }
 

@@ -3,28 +3,19 @@
 //! Keeps I3: nothing is handed over before this store's own `ack` of that layout, so that what the older layout alone
 //! acknowledged is in what is handed over; and nothing that may be erased already. Keeps I7: few pages at a time, each bounded.
 
-use std::sync::Arc;
-
 use ringfort_proto::{Failure, Reason, peer};
 use ringfort_ring::{Epoch, PartitionId, Token};
 use ringfort_storage::{
     Key, Record, Store,
     store::{Read, ScanPage},
 };
-use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 
-use super::replica::key_from_wire;
+use super::{replica::key_from_wire, turns::Turns};
 use crate::{
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    pool::EnginePool,
     view::Views,
     wire::encode_object,
 };
-
-/// Pages that are made at once, at most: clients' reads need the engine pool, too.
-const PAGES_AT_ONCE: usize = 1;
-/// Pages that wait for their turn, at most, beside those that are made.
-const PAGES_WAITING_MAX: usize = 64;
 
 /// What handing over needs.
 #[derive(Clone)]
@@ -33,20 +24,16 @@ pub(crate) struct Giver {
     views: Views,
     /// The store.
     store: Store,
-    /// Where pages are made.
-    pool: Arc<dyn EnginePool>,
-    turns: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    /// When pages are made.
+    turns: Turns,
 }
 
 impl Giver {
-    pub fn new(views: Views, store: Store, pool: Arc<dyn EnginePool>) -> Giver {
+    pub fn new(views: Views, store: Store, turns: Turns) -> Giver {
         Giver {
             views,
             store,
-            pool,
-            turns: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
-            waiting: Arc::new(Semaphore::new(PAGES_AT_ONCE + PAGES_WAITING_MAX)),
+            turns,
         }
     }
 
@@ -58,22 +45,8 @@ impl Giver {
         &self,
         request: peer::TransferRequest,
     ) -> Result<peer::TransferResponse, Failure> {
-        let busy = || Failure::new(Reason::Overloaded, "this node hands over enough just now");
-        let _place = match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(place) => place,
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Err(busy()),
-        };
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        let turn = turn.map_err(|_| busy())?;
-        let (done, page) = oneshot::channel();
         let giver = self.clone();
-        let job = move || {
-            // A caller that went away needs no page.
-            let _ = done.send(giver.page(&request));
-            drop(turn);
-        };
-        self.pool.submit(Box::new(job)).map_err(|_| busy())?;
-        page.await.map_err(|_| busy())?
+        self.turns.run(move || giver.page(&request)).await
     }
 
     /// Blocks.
@@ -156,7 +129,7 @@ impl Giver {
         let mut bytes = 0;
         for framed in request.keys.iter().take(SCAN_KEYS_MAX as usize) {
             let key = key_of(framed)?;
-            let loaded = self.store.load(std::slice::from_ref(&key));
+            let loaded = self.store.load_to_send(std::slice::from_ref(&key));
             let read = loaded.map_err(|error| {
                 Failure::new(Reason::Overloaded, format!("the engine failed: {error}"))
             })?;
@@ -182,7 +155,7 @@ fn key_of(framed: &bytes::Bytes) -> Result<Key, Failure> {
     key_from_wire(framed).map_err(|reason| Failure::new(reason, "a key that is none"))
 }
 
-fn moved(key: &Key, record: &Record, leaf_only: bool) -> peer::Moved {
+pub(super) fn moved(key: &Key, record: &Record, leaf_only: bool) -> peer::Moved {
     peer::Moved {
         key: key.framed().clone(),
         leaf: record.leaf(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,8 +16,8 @@ use ringfort_ring::{
 };
 use ringfort_storage::{
     Store,
-    disk::SimDisk,
-    engine::mem::MemHome,
+    disk::{Disk, RealDisk, SimDisk},
+    engine::{EngineHome, mem::MemHome, sled::SledHome},
     log::{LogStep, LogWriter},
     store::{StoreConfig, StoreParts},
 };
@@ -32,9 +33,11 @@ use crate::{
     coordinator::{Collector, Origin, ReplySink},
     counters::Counters,
     data::{DataParts, DataPath},
+    exchange::{self, Board, Exchanger, schedule::Timing},
     grpc::kv_service,
     limits::Limits,
     net::{Net, connect_channel},
+    node::{Driven, StorageDriver, ThreadDriver},
     peer::{DataSlot, Fences, Heard, Membership, service},
     pool::{EnginePool, Job, PoolFull},
     view::{View, Views},
@@ -42,6 +45,9 @@ use crate::{
 
 /// The cluster that tests are in.
 pub const CLUSTER: ClusterId = ClusterId(0xC1);
+
+/// Between two exchanges of a pair, where a test has them run.
+const EXCHANGE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a cluster is to be like.
 #[derive(Clone)]
@@ -52,6 +58,8 @@ pub struct Options {
     pub replicas: u32,
     pub partitions: u32,
     pub limits: Limits,
+    /// Where the stores lie, driven by threads as in production; `None`: on simulated media, and nothing is ever drained.
+    pub dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -62,6 +70,7 @@ impl Default for Options {
             replicas: 3,
             partitions: 8,
             limits: Limits::default(),
+            dir: None,
         }
     }
 }
@@ -144,19 +153,27 @@ pub struct Node {
     pub counters: Arc<Counters>,
     pub clock: Arc<TestClock>,
     pub pool: Arc<TestPool>,
+    pub board: Arc<Board>,
+    /// What the engine holds, if it is a simulated one.
+    pub home: MemHome,
+    engine_pool: Arc<dyn EnginePool>,
+    driven: Option<Box<dyn Driven>>,
     log_held: Arc<AtomicBool>,
     dead: AtomicBool,
     tasks: Vec<AbortHandle>,
 }
 
 impl Node {
-    async fn start(net: &MemNet, history: &History, index: usize, limits: Limits) -> Self {
+    async fn start(net: &MemNet, history: &History, index: usize, options: &Options) -> Self {
+        let limits = options.limits.clone();
         let layout = history.decree().newest();
         let member = &layout.members()[index];
         let mut random = 1000 * (index as u64 + 1);
+        let home = MemHome::new();
+        let (disk, engine) = media(options, index, &home);
         let parts = StoreParts {
-            disk: Arc::new(SimDisk::new(index as u64)),
-            engine: Arc::new(MemHome::new()),
+            disk,
+            engine,
             chance: Box::new(move || {
                 random += 1;
                 random
@@ -167,30 +184,48 @@ impl Node {
             ..StoreConfig::new(member.name.as_str(), layout.partitions())
         };
         let opened = Store::open(parts, &config).expect("a new store opens");
+        let store = opened.store.clone();
         let view = View::new(CLUSTER, history, member.store_id, &BTreeMap::new());
         let view = view.expect("a member");
         let views = Views::new(view);
         let counters = Arc::new(Counters::default());
         let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
         let pool = Arc::new(TestPool::default());
+        let log_held = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        let driven = match options.dir {
+            Some(_) => {
+                let driver = ThreadDriver { engine_threads: 2 };
+                Some(driver.start(opened).expect("threads").0)
+            }
+            None => {
+                let driving = drive(opened.writer, Arc::clone(&log_held));
+                tasks.push(tokio::spawn(driving).abort_handle());
+                None
+            }
+        };
+        let in_tests = || Arc::clone(&pool) as Arc<dyn EnginePool>;
+        let engine_pool = driven
+            .as_ref()
+            .map_or_else(in_tests, |driven| driven.pool());
+        let timing = Timing::new(EXCHANGE_INTERVAL, index as u64);
+        let board = Board::new(member.store_id, timing, clock.clone());
         let data = DataPath::start(DataParts {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             steady: Arc::new(SteadyClock::new(clock.clone())),
             views: views.clone(),
-            store: opened.store.clone(),
-            fences: Fences::new(views.clone(), member.store_id, opened.store.durable()),
+            store: store.clone(),
+            fences: Fences::new(views.clone(), member.store_id, store.durable()),
             heard: Arc::new(Heard::default()),
             routes: Arc::default(),
             net: Arc::new(net.clone()),
-            pool: Arc::clone(&pool) as Arc<dyn EnginePool>,
+            pool: Arc::clone(&engine_pool),
+            board: Arc::clone(&board),
             limits,
             counters: Arc::clone(&counters),
             client_id: 77 + index as u64,
             jitter_seed: index as u64,
         });
-        let log_held = Arc::new(AtomicBool::new(false));
-        let mut tasks =
-            vec![tokio::spawn(drive(opened.writer, Arc::clone(&log_held))).abort_handle()];
         let slot = DataSlot::default();
         slot.set(Arc::clone(&data.replica)).ok().expect("empty");
         let peers = service(Arc::new(NoMembership), slot);
@@ -208,10 +243,14 @@ impl Node {
             net: net.clone(),
             data,
             views,
-            store: opened.store,
+            store,
             counters,
             clock,
             pool,
+            board,
+            home,
+            engine_pool,
+            driven,
             log_held,
             dead: AtomicBool::new(false),
             tasks,
@@ -228,6 +267,25 @@ impl Node {
     pub fn know(&self, history: &History) {
         let view = self.views.current().with_history(history);
         self.views.replace(view.expect("a member"));
+    }
+
+    /// Compares partitions with their other owners from now on.
+    pub fn exchange(&mut self) {
+        let exchanger = Exchanger::new(exchange::Parts {
+            clock: self.clock.clone(),
+            views: self.views.clone(),
+            store: self.store.clone(),
+            pool: self.engine_pool.clone(),
+            net: Arc::new(self.net.clone()),
+            routes: Arc::default(),
+            fences: self.data.fences.clone(),
+            coordinator: self.data.coordinator.clone(),
+            links: self.data.links.clone(),
+            board: self.board.clone(),
+            bytes_per_s: 64 << 20,
+        });
+        self.tasks
+            .push(tokio::spawn(exchanger.run()).abort_handle());
     }
 
     /// Nothing becomes durable until released.
@@ -329,7 +387,7 @@ impl Cluster {
         let history = history(&options);
         let mut nodes = Vec::new();
         for index in 0..options.nodes {
-            nodes.push(Node::start(&net, &history, index, options.limits.clone()).await);
+            nodes.push(Node::start(&net, &history, index, &options).await);
         }
         for node in &nodes {
             let mut states = node.data.links.states();
@@ -354,6 +412,22 @@ impl Cluster {
             .expect("links run");
     }
 
+    /// Compares partitions with their other owners from now on, at all nodes.
+    pub fn exchange(&mut self) {
+        self.nodes.iter_mut().for_each(Node::exchange);
+    }
+
+    /// Stops what drives stores, if threads do.
+    pub async fn close(self) {
+        for mut node in self.nodes {
+            node.data.stop();
+            node.tasks.iter().for_each(AbortHandle::abort);
+            if let Some(driven) = node.driven.take() {
+                driven.close().await.expect("closes cleanly");
+            }
+        }
+    }
+
     /// Kills a node, and waits until the others that live have noticed.
     pub async fn kill(&self, index: usize) {
         self.nodes[index].kill();
@@ -361,6 +435,17 @@ impl Cluster {
             self.wait_link(at, index, false).await;
         }
     }
+}
+
+/// What a store lies on.
+fn media(options: &Options, index: usize, home: &MemHome) -> (Arc<dyn Disk>, Arc<dyn EngineHome>) {
+    let Some(dir) = &options.dir else {
+        return (Arc::new(SimDisk::new(index as u64)), Arc::new(home.clone()));
+    };
+    let dir = dir.join(index.to_string());
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let disk = RealDisk::open(&dir).expect("a directory");
+    (Arc::new(disk), Arc::new(SledHome::new(&dir, 64 << 20)))
 }
 
 /// What nodes know at the start: one layout, or an older one without those that join, and a newer one.
