@@ -20,6 +20,7 @@ pub mod net;
 pub mod operator;
 pub mod outside;
 pub mod restore;
+pub mod roots;
 pub mod run;
 pub mod storm;
 pub mod stranger;

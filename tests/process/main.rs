@@ -4,6 +4,7 @@ mod bad_input;
 mod busy;
 mod cluster;
 mod elastic;
+mod heal;
 mod join;
 mod kill;
 mod leave;

@@ -1,0 +1,122 @@
+//! Bugs that are planted in the store are met: `cargo test -p ringfort-storage --features mutants --test mutants`.
+//!
+//! A bug is planted in the whole process, so this is a build of its own with one test.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringfort_storage::disk::SimDisk;
+use ringfort_storage::engine::mem::MemHome;
+use ringfort_storage::log::LogWriter;
+use ringfort_storage::merkle::{Forest, Tree};
+use ringfort_storage::mutants;
+use ringfort_storage::store::{DrainStep, Drainer, Folds, Read, StoreConfig, StoreParts};
+use ringfort_storage::version::{ActorId, Dot, NewPayload, Object, RequestId, Value, Write};
+use ringfort_storage::{Key, Record, Store, codec, rows};
+
+/// A store that is stepped by hand.
+struct Rig {
+    store: Store,
+    writer: LogWriter,
+    drainer: Drainer,
+    home: MemHome,
+    now_ms: u64,
+}
+
+fn rig() -> Rig {
+    let home = MemHome::new();
+    let mut chance = 0;
+    let parts = StoreParts {
+        disk: Arc::new(SimDisk::new(1)),
+        engine: Arc::new(home.clone()),
+        chance: Box::new(move || {
+            chance += 1;
+            chance
+        }),
+    };
+    let opened = Store::open(parts, &StoreConfig::new("a", 16)).expect("an empty directory opens");
+    Rig {
+        store: opened.store,
+        writer: opened.writer,
+        drainer: opened.drainer,
+        home,
+        now_ms: 1,
+    }
+}
+
+impl Rig {
+    fn drain(&mut self) {
+        for _ in 0..10_000 {
+            match self.drainer.step(self.now_ms).expect("the engine is well") {
+                DrainStep::AwaitLog { .. } => drop(self.writer.step().expect("the disk is well")),
+                DrainStep::Idle if self.store.stats().dirty_bytes == 0 => return,
+                DrainStep::Idle => self.now_ms += 3_000,
+                DrainStep::Worked { .. } | DrainStep::Closed => {}
+            }
+        }
+        panic!("the drain does not come to rest");
+    }
+
+    fn tree(&self) -> Tree {
+        let tree = self.store.exact_tree(0, &mut Folds(100));
+        tree.expect("the engine is well").expect("nobody writes")
+    }
+}
+
+fn key(n: u8) -> Key {
+    Key::new(u64::from(n), b"n", &[n]).expect("a short key")
+}
+
+fn object(n: u8) -> Object {
+    let write = Write {
+        context: None,
+        payload: NewPayload::Value(Value::new(Bytes::from_static(b"value"))),
+        request: RequestId {
+            client: 1,
+            sequence: u64::from(n) + 1,
+        },
+        lowest_unanswered: 0,
+        at_ms: 1,
+        expires_at_ms: 0,
+    };
+    let (actor, counter) = (ActorId(9), u64::from(n) + 1);
+    Object::empty().write(&write, Dot { actor, counter }, 1)
+}
+
+/// Whether the tree is that of what is stored, after one of two keys was erased and drained.
+fn tree_is_right_after_erasing() -> bool {
+    let mut rig = rig();
+    for n in 0..2 {
+        rig.store.merge(&key(n), object(n)).expect("there is room");
+    }
+    rig.drain();
+    rig.store.erase(&key(0)).expect("there is room");
+    rig.drain();
+    let mut forest = Forest::new(16);
+    forest.apply(1, 0, Record::new(&key(1), object(1)).leaf());
+    rig.tree() == *forest.tree(0)
+}
+
+/// Whether a damaged record is told of, or sent.
+fn damage_is_sent() -> bool {
+    let rig = rig();
+    let mut bytes = Vec::new();
+    codec::encode_record(&Record::new(&key(0), object(0)), &mut bytes);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    rig.home.poke(&rows::head_key(&key(0)), Some(&bytes));
+    let told = rig.store.leaves(0, u64::MAX, None, 10).expect("well");
+    let sent = rig.store.load_to_send(&[key(0)]).expect("well");
+    let sent = matches!(&sent[0], Read::Found(record) if *record.object() != object(0));
+    assert_eq!(sent, !told.leaves.is_empty());
+    sent
+}
+
+#[test]
+fn planted_bugs_are_met_and_nothing_is_without_them() {
+    assert!(tree_is_right_after_erasing() && !damage_is_sent());
+    assert!(mutants::plant("TreeMissesErase"));
+    assert!(!tree_is_right_after_erasing());
+    assert!(mutants::plant("ShipCorrupt"));
+    assert!(damage_is_sent());
+}
