@@ -38,6 +38,10 @@ const SEEN_MS_MAX: u64 = 10_000;
 const SETTLED_MS_MAX: u64 = 120_000;
 /// Nodes that are there to be added, where the layout changes.
 const SPARES: usize = 2;
+/// Then, without any client, all copies must have become equal within this: 60 s are due for 100,000 keys, and there are few.
+const CONVERGED_MS_MAX: u64 = 60_000;
+/// How often it is looked, in ms.
+const CONVERGED_LOOK_MS: u64 = 500;
 /// The final pass must be through within this.
 const FINAL_MS_MAX: u64 = 600_000;
 /// One tick of the simulation.
@@ -120,6 +124,8 @@ pub struct Report {
     pub faults: Vec<Kind>,
     /// Boundaries of messages that were counted, by call.
     pub boundaries: BTreeMap<&'static str, u64>,
+    /// How long it took until all copies were equal, without clients, in ms of simulated time.
+    pub converged_ms: u64,
     /// What is wrong; empty if all is well.
     pub wrong: Vec<String>,
 }
@@ -182,6 +188,7 @@ struct Run {
     board: Board,
     storm: Option<Storm>,
     replicas: Vec<String>,
+    converged_ms: u64,
 }
 
 impl Run {
@@ -287,6 +294,7 @@ impl Run {
             board,
             storm: None,
             replicas: Vec::new(),
+            converged_ms: 0,
         }
     }
 
@@ -341,6 +349,7 @@ impl Run {
         steps(self, sim, 1_000, &|_| false)?;
         set(&self.plan.stop);
         steps(self, sim, 3_000, &|_| false)?;
+        self.converge(sim, panics)?;
         self.say(format_args!("the final pass"));
         set(&self.plan.healed);
         steps(self, sim, FINAL_MS_MAX, &|run| {
@@ -348,10 +357,34 @@ impl Run {
         })?
         .then_some(())
         .ok_or("the final pass does not end")?;
+        // What was written last has reached all owners, too.
+        self.converge(sim, panics)
+    }
+
+    /// Nobody reads or writes: the nodes find and mend by themselves what differs (I5).
+    fn converge(&mut self, sim: &mut Sim<'_>, panics: &Panics) -> Result<(), String> {
+        let began_ms = now_ms(sim);
+        self.say(format_args!("converging"));
+        loop {
+            let unequal = self.unequal();
+            let took_ms = now_ms(sim) - began_ms;
+            if unequal.is_empty() {
+                self.converged_ms = self.converged_ms.max(took_ms);
+                return Ok(());
+            }
+            if took_ms >= CONVERGED_MS_MAX {
+                self.replicas = unequal;
+                return Ok(());
+            }
+            self.steps(sim, CONVERGED_LOOK_MS, &|_| false, panics)?;
+        }
+    }
+
+    /// In what the copies of the members differ, or what they still lack.
+    fn unequal(&self) -> Vec<String> {
         let mut members = self.nodes.clone();
         members.retain(|node| node.role() == Role::Member);
-        self.replicas = checker::replicas(&members, self.plan.copies as usize, self.plan.damaged);
-        Ok(())
+        checker::replicas(&members, self.plan.copies as usize)
     }
 
     fn turn_tap(&self, on: bool) {
@@ -482,6 +515,7 @@ impl Run {
             changes: self.board.done(),
             faults: faults.unwrap_or_default(),
             boundaries: self.tap.as_ref().map(Tap::counted).unwrap_or_default(),
+            converged_ms: self.converged_ms,
             wrong,
         }
     }

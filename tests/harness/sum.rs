@@ -23,6 +23,8 @@ pub struct Sum {
     pub seeds: u64,
     /// Simulated time, in ms.
     pub simulated_ms: u64,
+    /// The longest that copies took to become equal, without clients, in ms.
+    pub converged_ms_max: u64,
     /// Calls of clients.
     pub calls: u64,
     /// Writes that were acknowledged.
@@ -46,6 +48,7 @@ impl Sum {
         let number = |name: &str| report[name].as_u64().unwrap_or(0);
         self.seeds += 1;
         self.simulated_ms += number("simulated_ms");
+        self.converged_ms_max = self.converged_ms_max.max(number("converged_ms"));
         self.calls += number("calls");
         self.acked += number("acked");
         for (kind, count) in report["errors"].as_object().into_iter().flatten() {

@@ -183,6 +183,7 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
         "nodes": report.nodes,
         "settings": report.settings,
         "simulated_ms": report.simulated_ms,
+        "converged_ms": report.converged_ms,
         "calls": report.calls,
         "acked": report.acked,
         "errors": report.errors,

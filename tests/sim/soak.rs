@@ -84,6 +84,10 @@ fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
     println!("seeds            {}", sum.seeds);
     println!("simulated hours  {:.2}", simulated / 3_600.0);
     println!(
+        "equal copies     after {:.1} s at most",
+        sum.converged_ms_max as f64 / 1_000.0
+    );
+    println!(
         "calls            {} ({:.0} a second)",
         sum.calls,
         sum.calls as f64 / took

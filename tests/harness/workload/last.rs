@@ -18,26 +18,20 @@ const NEW_KEYS: usize = 4;
 /// How long a write may take then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes a little: all is well, so nothing may fail. Then reads every key from all its owners, twice: the first read repairs what
-/// differs, the second is what is there in the end.
+/// Writes a little: all is well, so nothing may fail. Then reads every key from all its owners: this is what is there in the end. Nothing
+/// is left for these reads to repair.
 pub async fn final_pass(plan: Plan, seed: u64) {
     let client = connect(&plan, seed);
     wait_for(&plan.healed).await;
     final_writes(&plan, &client).await;
-    let mut r = plan.copies;
-    for round in 0..2 {
-        for key in 0..plan.keys {
-            let Some(read) = final_read(&plan, &client, key, &mut r).await else {
+    for key in 0..plan.keys {
+        match final_read(&plan, &client, key).await {
+            Some(read) => drop(plan.history.records().finals.insert(key, read)),
+            None => {
                 let wrong = format!("key {key} cannot be read after healing");
                 plan.history.records().wrong.push(wrong);
-                continue;
-            };
-            if round == 1 {
-                plan.history.records().finals.insert(key, read);
             }
         }
-        // Repairs are sent, not waited for.
-        sleep(Duration::from_secs(1)).await;
     }
     plan.done.store(true, Ordering::Relaxed);
 }
@@ -53,22 +47,20 @@ async fn final_writes(plan: &Plan, client: &Client) {
     }
 }
 
-/// One read, tried for long. `r` sinks when a damaged disk keeps all N copies from counting.
-async fn final_read(plan: &Plan, client: &Client, key: usize, r: &mut u32) -> Option<Read> {
+/// One read of all copies, tried for long.
+async fn final_read(plan: &Plan, client: &Client, key: usize) -> Option<Read> {
     let began = Instant::now();
+    let r = plan.copies;
     while began.elapsed() < PATIENCE {
-        let asked = plan.history.begin_read(usize::MAX, *r, true);
-        match client.get(key_name(key)).r(*r).strict(true).await {
+        let asked = plan.history.begin_read(usize::MAX, r, true);
+        match client.get(key_name(key)).r(r).strict(true).await {
             Ok(read) => return Some(plan.history.end_read(asked, key, read.siblings())),
             Err(error) => {
                 let trace = &plan.history.trace;
-                trace.line(format_args!("final read of key {key} at r {r}: {error}"));
+                trace.line(format_args!("final read of key {key}: {error}"));
             }
         }
         sleep(PAUSE).await;
-        if plan.damaged && began.elapsed() > PATIENCE / 10 {
-            *r = plan.copies / 2 + 1;
-        }
     }
     None
 }
