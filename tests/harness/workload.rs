@@ -67,7 +67,7 @@ pub struct Plan {
     pub healed: Arc<AtomicBool>,
     /// Set when the final pass is done.
     pub done: Arc<AtomicBool>,
-    /// Some owner's copy may be damaged, so that not all N count: the final pass may take fewer.
+    /// A disk loses synced data: what a single copy promised may be gone.
     pub damaged: bool,
     /// Where all is noted.
     pub history: History,
