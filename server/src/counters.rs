@@ -87,6 +87,8 @@ pub struct Counters {
     pub forwards: AtomicU64,
     /// Objects sent to owners, or merged here, because a read found them behind.
     pub read_repairs: AtomicU64,
+    /// Copies of which that was not sent again, since it was on its way.
+    pub repairs_coalesced: AtomicU64,
     /// Keys read from the engine because the table had no whole base.
     pub loads: AtomicU64,
     /// Operations that did not go out to one peer: not connected, or its queue was full.

@@ -84,7 +84,7 @@ impl DataPath {
         });
         let coordinator = Coordinator::new(CoordinatorParts {
             clock: parts.clock,
-            steady: parts.steady,
+            steady: Arc::clone(&parts.steady),
             views: parts.views.clone(),
             store: parts.store.clone(),
             links: Arc::clone(&links),
@@ -106,6 +106,7 @@ impl DataPath {
             coordinator: Arc::clone(&coordinator),
             counters: parts.counters,
             board: parts.board,
+            steady: parts.steady,
         });
         let follow = follow_log(
             parts.store.durable(),

@@ -12,6 +12,7 @@ pub mod data;
 pub mod exchange;
 pub mod gossip;
 pub mod grpc;
+pub mod handoff;
 pub mod health;
 pub mod http;
 pub mod layout_wire;

@@ -16,6 +16,11 @@ pub const RUNNING_PER_CLIENT_MAX: usize = 4_096;
 pub const RUNNING_PER_NODE_MAX: usize = 65_536;
 /// Attempts of one running request id that wait for the first.
 pub const ATTACHED_MAX: usize = 8;
+/// How long a write that is answered is kept for the copies that are still to be acknowledged: an owner that is lost meanwhile
+/// gets its fallback, and one that is silent is marked for anti-entropy.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// Writes that are answered and kept, at most; past it whoever has not acknowledged is marked at once.
+pub const LINGERING_MAX: usize = 65_536;
 /// The longest deadline that is kept; longer ones are cut to it.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Width of a deadline bucket, and the period of the ticks that empty them.
@@ -58,6 +63,10 @@ pub const PEER_BATCH_BYTES_MAX: usize = 256 * 1024;
 pub const PEER_LARGE_BYTES: usize = 64 * 1024;
 /// A message between nodes, at most.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Hints in one delivery to an owner, at most.
+pub const DELIVERIES_MAX: usize = 256;
+/// Bytes of the objects in one delivery, give or take one.
+pub const DELIVERY_BYTES_MAX: usize = 256 * 1024;
 /// Incoming streams of peers, two of each; past it `OVERLOADED`.
 pub const PEER_STREAMS_MAX: usize = 16_384;
 /// Bytes of replies that wait for one peer; past it the node stops reading from that peer.

@@ -181,7 +181,7 @@ impl Sources {
     fn plain(&self, e: &mut DescriptorEncoder) -> fmt::Result {
         let c = &*self.counters;
         let bytes = Some(Unit::Bytes);
-        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 15] = [
+        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 16] = [
             (
                 "client_in",
                 "Bytes of keys and values that clients sent",
@@ -217,6 +217,12 @@ impl Sources {
                 "Objects sent or merged because a read found them behind",
                 None,
                 &c.read_repairs,
+            ),
+            (
+                "read_repairs_coalesced",
+                "Copies that a read found to differ while their repair was on its way",
+                None,
+                &c.repairs_coalesced,
             ),
             ("engine_loads", "Keys read from the engine", None, &c.loads),
             (

@@ -7,7 +7,7 @@ mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use ringfort_ring::{
@@ -38,6 +38,8 @@ pub struct Live {
     layout: Layout,
     placement: Arc<Placement>,
     me: Option<usize>,
+    /// By partition: worked out when it is asked for, and kept as long as the placement.
+    walks: Arc<[OnceLock<Box<[u16]>>]>,
 }
 
 impl Live {
@@ -49,6 +51,11 @@ impl Live {
     /// The owners of a partition, as places among this layout's members, in preference order.
     pub fn owners(&self, partition: PartitionId) -> &[u16] {
         self.placement.owners(partition)
+    }
+
+    /// The members that do not own a partition, as places, in the order of the clockwise walk.
+    pub fn fallbacks(&self, partition: PartitionId) -> &[u16] {
+        self.walks[partition.index()].get_or_init(|| self.placement.fallbacks(partition).into())
     }
 
     /// This node's place among this layout's members, if it is one.
@@ -121,6 +128,10 @@ impl View {
         let live = history.decree().live().iter().map(|layout| {
             let same = known.iter().find(|k| k.layout.epoch() == layout.epoch());
             Ok(Live {
+                walks: match same {
+                    Some(same) => Arc::clone(&same.walks),
+                    None => layout.partition_ids().map(|_| OnceLock::new()).collect(),
+                },
                 placement: match same {
                     Some(same) => Arc::clone(&same.placement),
                     None => Arc::new(Placement::compute(layout)?),
@@ -279,7 +290,9 @@ impl View {
     /// Whether this store takes writes to `partition`: it is an owner by a layout that it has acknowledged.
     pub fn takes_writes(&self, partition: PartitionId) -> bool {
         let mut taken = self.live[..self.writes].iter();
-        taken.any(|live| live.is_mine(partition)) || is_planted(Mutant::PlaceByLiveness)
+        taken.any(|live| live.is_mine(partition))
+            || is_planted(Mutant::PlaceByLiveness)
+            || is_planted(Mutant::RepairFallback)
     }
 
     /// Whether enough owners of `partition` are known to take writes: W of them, the layout's default unless given. One that the
@@ -336,6 +349,15 @@ impl View {
             }
         });
         owned.collect()
+    }
+
+    /// The owners of `partition` by all live layouts, each once.
+    pub fn owners_everywhere(&self, partition: PartitionId) -> BTreeSet<StoreId> {
+        let of = |live: &Live| {
+            let owners = live.owners(partition).to_vec().into_iter();
+            owners.map(|owner| live.store(owner)).collect::<Vec<_>>()
+        };
+        self.live.iter().flat_map(of).collect()
     }
 
     /// Whether this store tells another owner what it holds of `partition`: both own it by the oldest live layout, `epoch`.

@@ -201,6 +201,12 @@ settings! {
     transfer_rate: ByteSize = Some("64MiB"), (value_name = "BYTES");
     /// How often each partition is compared with its other owners; what is missed somewhere is found and mended so
     exchange_interval: Duration = Some("10s"), (value_name = "DURATION");
+    /// Memory of hints, held for owners that are down; past it no more are taken
+    hint_bytes: ByteSize = Some("64MiB"), (value_name = "BYTES");
+    /// Hints that are older are dropped, and left to anti-entropy
+    hint_age: Duration = Some("3h"), (value_name = "DURATION");
+    /// Bytes a second of hints that are delivered, at most; it gives way to clients
+    hint_rate: ByteSize = Some("16MiB"), (value_name = "BYTES");
     /// How long to wait for members' answers at the start
     hello_timeout: Duration = Some("2s"), (value_name = "DURATION");
     /// How long a connection to a node may take to open

@@ -194,6 +194,7 @@ impl Problems<'_> {
             ("table_bytes", c.table_bytes),
             ("free_space_floor", c.free_space_floor),
             ("free_space_reserve", c.free_space_reserve),
+            ("hint_bytes", c.hint_bytes),
             ("sled_cache_bytes", c.sled_cache_bytes),
         ] {
             self.check((MIN_MEMORY..=MAX_MEMORY).contains(&bytes), setting, || {

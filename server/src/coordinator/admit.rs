@@ -57,7 +57,7 @@ impl Step<'_> {
             ));
         }
         let addressed = operation::address(&operation, self.view.layout())?;
-        if self.state.ops.len() >= self.parts.limits.pending_operations {
+        if self.state.pending() >= self.parts.limits.pending_operations {
             return Err(overloaded(
                 "this node has as many operations in work as it may",
                 "pending",
@@ -84,7 +84,7 @@ impl Step<'_> {
             Some(Kind::Get(get)) => {
                 let spec = operation::check_get(&get, layout)?;
                 let partition = arrival.addressed.partition;
-                let owners = self.readers(partition);
+                let owners = self.readers(partition, spec.strict);
                 self.check_readable(partition, owners, spec.need)?;
                 let key = key.clone();
                 let reading = Self::new_reading(key, owners, spec.need, None);
@@ -126,9 +126,10 @@ impl Step<'_> {
         }
         let (if_absent, partition) = (spec.if_absent, arrival.addressed.partition);
         let owners = self.writers(partition);
-        self.check_writable(owners, spec.w)?;
+        let owners = self.with_fallbacks(partition, owners);
+        self.check_writable(owners, spec.w, spec.strict)?;
         let read_need = self.view.layout().default_quorum();
-        let readers = if_absent.then(|| self.readers(partition));
+        let readers = if_absent.then(|| self.readers(partition, spec.strict));
         if let Some(readers) = readers {
             self.check_readable(partition, readers, read_need)?;
         }
@@ -174,6 +175,7 @@ impl Step<'_> {
             },
             w: spec.w,
             buffered: spec.buffered,
+            strict: spec.strict,
             loads: 0,
         }
     }

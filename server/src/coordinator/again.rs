@@ -17,7 +17,7 @@ use super::{
     slab::OpId,
     step::{State, Step},
 };
-use crate::peer::PeerId;
+use crate::{limits::LINGER, peer::PeerId};
 
 /// The epoch of a write whose owners are not counted yet. No decree has it.
 pub(super) const UNCOUNTED: Epoch = Epoch(0);
@@ -65,6 +65,7 @@ impl Step<'_> {
             return;
         };
         let owners = self.writers(partition);
+        let owners = self.with_fallbacks(partition, owners);
         if let Some(pending) = self.state.ops.get_mut(id) {
             (pending.owners, pending.epoch) = (owners, epoch);
         }
@@ -78,6 +79,9 @@ impl Step<'_> {
         let id = self.state.ops.insert(pending);
         if let Some(request) = request {
             self.state.running.enter(request, id);
+        }
+        if deadlines.is_empty() {
+            self.state.deadlines.add(self.now + LINGER, id);
         }
         for deadline in deadlines {
             self.state.deadlines.add(deadline, id);
@@ -150,7 +154,7 @@ impl Step<'_> {
         let Phase::Writing(writing) = &pending.phase else {
             return;
         };
-        let put = self.new_put(pending.owners, writing.w);
+        let put = self.new_put(pending.owners, writing.w, writing.strict);
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };

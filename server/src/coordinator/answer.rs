@@ -11,7 +11,7 @@ use ringfort_proto::{
 use tokio::time::Instant;
 
 use super::{
-    pending::{Phase, Waiter},
+    pending::{Pending, Phase, Waiter},
     sink::ReplySink,
     slab::OpId,
     step::Step,
@@ -43,17 +43,11 @@ impl Step<'_> {
 
     /// Removes an operation that nobody waits for.
     fn leave(&mut self, id: OpId) {
-        let Some(pending) = self.state.ops.remove(id) else {
+        let Some(pending) = self.close(id) else {
             return;
         };
         if let Some(request) = pending.request {
             self.state.running.leave(request);
-        }
-        if let Phase::Writing(writing) = &pending.phase {
-            let silent = pending.owners.others();
-            let silent = silent.filter(|(place, _)| writing.put.waits_for(*place));
-            let silent = silent.map(|(_, peer)| (peer, pending.partition));
-            self.state.lacking.extend(silent);
         }
         if let Phase::Reading(reading) = pending.phase {
             self.repair(
@@ -69,7 +63,17 @@ impl Step<'_> {
     pub fn finish(&mut self, id: OpId, result: Result<Kind, Failure>) {
         let kind = result.unwrap_or_else(|failure| Kind::Error(self.signed(failure).to_wire()));
         self.answer_kind(id, kind);
-        self.state.ops.remove(id);
+        self.close(id);
+    }
+
+    /// Removes an operation. Of a write it is known by now who lacks it.
+    pub fn close(&mut self, id: OpId) -> Option<Pending> {
+        let pending = self.state.ops.remove(id)?;
+        if let Phase::Writing(writing) = &pending.phase {
+            self.state.lingering -= usize::from(writing.answered);
+            self.mark_lacking(&pending);
+        }
+        Some(pending)
     }
 
     /// Answers all who wait for an operation, which stays.

@@ -11,6 +11,7 @@
 mod admit;
 mod again;
 mod answer;
+mod fallbacks;
 mod operation;
 mod pending;
 mod read;

@@ -29,6 +29,8 @@ pub(super) struct Addressed {
 /// A read, checked.
 pub(super) struct ReadSpec {
     pub need: u32,
+    /// Only owners count.
+    pub strict: bool,
 }
 
 /// A write, checked.
@@ -44,6 +46,8 @@ pub(super) struct WriteSpec {
     /// `None`: the default of each layout.
     pub w: Option<u32>,
     pub buffered: bool,
+    /// Only owners count.
+    pub strict: bool,
 }
 
 /// Frames the key of a request and finds its partition.
@@ -107,6 +111,7 @@ pub(super) fn check_get(get: &v1::GetRequest, layout: &Layout) -> Result<ReadSpe
     let options = get.options.as_ref();
     Ok(ReadSpec {
         need: quorum("r", options.and_then(|o| o.r), layout)?,
+        strict: options.and_then(|o| o.strict).unwrap_or(false),
     })
 }
 
@@ -192,6 +197,7 @@ fn write_spec(
         if_absent,
         w,
         buffered: options.is_some_and(|o| o.durability() == v1::Durability::Buffered),
+        strict: options.and_then(|o| o.strict).unwrap_or(false),
     })
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::sink::ReplySink;
 use crate::{
-    core::{LAYOUTS_MAX, OwnerSet, UNION_MAX, get::Get, put::Put},
+    core::{FALLBACKS_MAX, LAYOUTS_MAX, OwnerSet, PLACES_MAX, UNION_MAX, get::Get, put::Put},
     counters::Verb,
     peer::PeerId,
 };
@@ -26,25 +26,33 @@ pub(super) struct Waiter {
     pub deadline: Instant,
 }
 
-/// The owners that an operation speaks to: of a partition by one layout, in preference order, or by several.
+/// The owners that an operation speaks to: of a partition by one layout, in preference order, or by several. After them come
+/// the fallbacks that it asks in the place of owners that are down.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owners {
     /// `None`: this node.
-    peers: [Option<PeerId>; UNION_MAX],
+    peers: [Option<PeerId>; PLACES_MAX],
+    /// Owners.
     len: u8,
+    /// Fallbacks.
+    fallbacks: u8,
     /// This node's place; [`UNION_MAX`] if it is none of them.
     own: u8,
     by_layout: [OwnerSet; LAYOUTS_MAX],
+    /// By fallback: in whose place it is asked, an owner's or another fallback's.
+    stands_for: [u8; FALLBACKS_MAX],
 }
 
 impl Owners {
     /// No owners: the operation is another node's.
     pub fn none() -> Self {
         Owners {
-            peers: [None; UNION_MAX],
+            peers: [None; PLACES_MAX],
             len: 0,
+            fallbacks: 0,
             own: UNION_MAX as u8,
             by_layout: [OwnerSet::default(); LAYOUTS_MAX],
+            stands_for: [0; FALLBACKS_MAX],
         }
     }
 
@@ -65,8 +73,54 @@ impl Owners {
         }
     }
 
+    /// How many owners there are.
     pub fn len(&self) -> usize {
         usize::from(self.len)
+    }
+
+    /// Adds a fallback in the place of an owner, or of a fallback, once all owners are in; gives its own. `None`: there are as
+    /// many as there may be.
+    pub fn add_fallback(&mut self, peer: PeerId, stands_for: usize) -> Option<usize> {
+        if self.fallback_count() == FALLBACKS_MAX {
+            return None;
+        }
+        let place = self.len() + self.fallback_count();
+        self.peers[place] = Some(peer);
+        self.stands_for[self.fallback_count()] = stands_for as u8; // below PLACES_MAX
+        self.fallbacks += 1;
+        Some(place)
+    }
+
+    /// In whose place a fallback is asked.
+    pub fn stands_for(&self, fallback: usize) -> usize {
+        usize::from(self.stands_for[fallback - self.len()])
+    }
+
+    /// The fallback that is asked in the place of that node.
+    pub fn fallback_of(&self, place: usize) -> Option<usize> {
+        let (first, end) = (self.len(), self.len() + self.fallback_count());
+        (first..end).find(|&fallback| self.stands_for(fallback) == place)
+    }
+
+    /// Whether a fallback is asked in the place of that node.
+    pub fn has_fallback(&self, place: usize) -> bool {
+        self.fallback_of(place).is_some()
+    }
+
+    /// How many fallbacks there are.
+    pub fn fallback_count(&self) -> usize {
+        usize::from(self.fallbacks)
+    }
+
+    /// Whether a place is a fallback's.
+    pub fn is_fallback(&self, place: usize) -> bool {
+        place >= self.len()
+    }
+
+    /// The fallbacks: place and peer.
+    pub fn fallbacks(self) -> impl Iterator<Item = (usize, PeerId)> {
+        let places = self.len()..self.len() + self.fallback_count();
+        places.filter_map(move |place| self.peers[place].map(|peer| (place, peer)))
     }
 
     /// This node's place, if it is one of them.
@@ -79,7 +133,7 @@ impl Owners {
         self.by_layout[layout]
     }
 
-    /// The others: place and peer.
+    /// The other owners: place and peer.
     pub fn others(self) -> impl Iterator<Item = (usize, PeerId)> {
         (0..self.len()).filter_map(move |place| self.peers[place].map(|peer| (place, peer)))
     }
@@ -94,7 +148,7 @@ impl Owners {
     }
 
     fn place(&self, peer: Option<PeerId>) -> Option<usize> {
-        let mut taken = self.peers[..self.len()].iter();
+        let mut taken = self.peers[..self.len() + self.fallback_count()].iter();
         taken.position(|&at| at == peer)
     }
 }
@@ -105,6 +159,8 @@ pub(super) struct Intent {
     /// W in each layout; `None`: the default of each.
     pub w: Option<u32>,
     pub buffered: bool,
+    /// Only owners count.
+    pub strict: bool,
     /// How often its base was loaded.
     pub loads: u8,
 }
@@ -116,6 +172,9 @@ pub(super) struct Writing {
     pub outdated: bool,
     pub w: Option<u32>,
     pub buffered: bool,
+    pub strict: bool,
+    /// W is reached and told; others may still acknowledge.
+    pub answered: bool,
     pub floor: Floor,
     /// The own copy is durable with this sequence of the log.
     pub sequence: u64,
@@ -220,5 +279,19 @@ mod tests {
         assert_eq!(others, [(0, PeerId(6)), (1, PeerId(5)), (3, PeerId(7))]);
         assert_eq!(owners.place_of(PeerId(7)), Some(3));
         assert_eq!((owners.place_of(PeerId(8)), owners.peer(2)), (None, None));
+        let owners_only = owners;
+        assert_eq!(owners.add_fallback(PeerId(8), 3), Some(4));
+        assert_eq!(owners.add_fallback(PeerId(9), 4), Some(5));
+        assert_eq!((owners.fallback_of(3), owners.stands_for(5)), (Some(4), 4));
+        assert!(owners.has_fallback(4) && !owners.has_fallback(0));
+        assert_eq!((owners.len(), owners.place_of(PeerId(9))), (4, Some(5)));
+        assert!(owners.is_fallback(4) && !owners.is_fallback(3));
+        assert_eq!(owners.others().count(), owners_only.others().count());
+        let fallbacks: Vec<_> = owners.fallbacks().collect();
+        assert_eq!(fallbacks, [(4, PeerId(8)), (5, PeerId(9))]);
+        for more in 10..15 {
+            assert!(owners.add_fallback(PeerId(more), 0).is_some());
+        }
+        assert_eq!(owners.add_fallback(PeerId(15), 0), None);
     }
 }

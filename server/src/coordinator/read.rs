@@ -32,22 +32,29 @@ impl Step<'_> {
     /// A read that has not begun.
     pub fn new_reading(key: Key, owners: Owners, need: u32, then: Option<Intent>) -> Reading {
         Reading {
-            get: Get::new(key, owners.len(), owners.own().unwrap_or(0), need),
+            get: Get::new(
+                key,
+                owners.len(),
+                owners.fallback_count(),
+                owners.own().unwrap_or(0),
+                need,
+            ),
             then,
             answered: false,
         }
     }
 
-    /// Asks all other owners for digests, and reads the own copy.
+    /// Asks all other owners for digests, and fallbacks for those of hints, and reads the own copy.
     pub fn begin_read(&mut self, id: OpId) {
         let Some(pending) = self.state.ops.get(id) else {
             return;
         };
         let (key, owners) = (pending.key.clone(), pending.owners);
-        for (_, peer) in owners.others() {
+        for (place, peer) in owners.others().chain(owners.fallbacks()) {
             let digest = peer::Digest {
                 id: id.0,
                 key: key.framed().clone(),
+                hint: owners.is_fallback(place),
             };
             self.send(peer, Item::Digest(digest));
         }
@@ -75,14 +82,15 @@ impl Step<'_> {
             }
         };
         let (owners, key) = (pending.owners, pending.key.framed().clone());
-        for peer in fetch.iter().filter_map(|place| owners.peer(place)) {
-            self.send(
-                peer,
-                Item::Fetch(peer::Fetch {
+        for place in fetch.iter() {
+            if let Some(peer) = owners.peer(place) {
+                let fetch = peer::Fetch {
                     id: id.0,
                     key: key.clone(),
-                }),
-            );
+                    hint: owners.is_fallback(place),
+                };
+                self.send(peer, Item::Fetch(fetch));
+            }
         }
         self.advance_read(id);
     }
@@ -99,8 +107,12 @@ impl Step<'_> {
             return;
         };
         if reading.get.digest(place, leaf) {
-            let key = pending.key.framed().clone();
-            self.send(peer, Item::Fetch(peer::Fetch { id: id.0, key }));
+            let fetch = peer::Fetch {
+                id: id.0,
+                key: pending.key.framed().clone(),
+                hint: pending.owners.is_fallback(place),
+            };
+            self.send(peer, Item::Fetch(fetch));
         } else {
             self.advance_read(id);
         }
@@ -230,8 +242,8 @@ impl Step<'_> {
         };
         let evidence = v1::Evidence {
             owners_asked: pending.owners.len() as u32,
-            owners_answered: reading.get.merged_owners(),
-            fallbacks_used: 0,
+            owners_answered: reading.get.merged() - reading.get.merged_hints(),
+            fallbacks_used: reading.get.merged_hints(),
             copies_durable: 0,
         };
         let object = reading.get.current().map(|record| record.object());
@@ -245,17 +257,21 @@ impl Step<'_> {
     /// Brings the owners whose copies differ up to the merged object.
     pub fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, get: &Get) {
         let Some(repair) = get.repair() else { return };
+        let (leaf, now_ms) = (repair.record.leaf(), self.steady_ms);
+        let due = self.state.repairs.due(key, leaf, repair.owners, now_ms);
+        let spared = repair.owners.without(due).len();
+        add(&self.parts.counters.repairs_coalesced, spared as usize);
+        if due.is_empty() {
+            return;
+        }
         tracing::debug!(
             partition = partition.0,
-            owners = repair.owners.len(),
+            owners = due.len(),
             "a read repairs"
         );
-        add(
-            &self.parts.counters.read_repairs,
-            repair.owners.len() as usize,
-        );
+        add(&self.parts.counters.read_repairs, due.len() as usize);
         let object = encode_object(repair.record.object());
-        for place in repair.owners.iter() {
+        for place in due.iter() {
             match owners.peer(place) {
                 Some(peer) => {
                     let (key, object) = (key.framed().clone(), object.clone());
@@ -309,5 +325,5 @@ fn hopeless(get: &Get) -> Failure {
     );
     Failure::new(Reason::QuorumUnavailable, why)
         .with("need", get.need())
-        .with("alive", get.merged_owners())
+        .with("alive", get.merged())
 }

@@ -12,7 +12,7 @@ use super::{
     step::Step,
 };
 use crate::{
-    core::{LAYOUTS_MAX, put::Quorum},
+    core::{LAYOUTS_MAX, OwnerSet, put::Quorum},
     counters::add,
     peer::{PeerId, links::Item},
     view::Live,
@@ -82,8 +82,8 @@ impl Step<'_> {
         }
     }
 
-    /// The owners by the layout that this node reads from.
-    pub fn readers(&self, partition: PartitionId) -> Owners {
+    /// The owners by the layout that this node reads from; unless the read is strict, with fallbacks for those that are down.
+    pub fn readers(&mut self, partition: PartitionId, strict: bool) -> Owners {
         let mut owners = Owners::none();
         let read = self.view.read_index();
         owners.add(read, self.view.owners(partition), self.peers(read));
@@ -92,7 +92,10 @@ impl Step<'_> {
                 owners.add(layout, live.owners(partition), self.peers(layout));
             }
         }
-        owners
+        match strict {
+            true => owners,
+            false => self.with_fallbacks(partition, owners),
+        }
     }
 
     /// The owners by all live layouts: whom an object is sent to.
@@ -137,24 +140,35 @@ impl Step<'_> {
             }
             quorums[layout] = Quorum {
                 owners: owners.by_layout(layout),
+                fallbacks: OwnerSet::default(),
                 need: w.unwrap_or_else(|| live.layout().default_quorum()),
             };
         }
         quorums
     }
 
-    pub fn check_writable(&self, owners: Owners, w: Option<u32>) -> Result<(), Failure> {
+    /// Whether as many as a write needs are reached: owners, and, unless it is strict, fallbacks of those that are not.
+    pub fn check_writable(
+        &self,
+        owners: Owners,
+        w: Option<u32>,
+        strict: bool,
+    ) -> Result<(), Failure> {
         let connected = |place: &usize| {
             let peer = owners.peer(*place);
             peer.is_none_or(|peer| self.parts.links.connected(peer))
         };
         for quorum in self.quorums(owners, w) {
             let alive = quorum.owners.iter().filter(connected).count() as u32;
-            quorum_reachable("W", quorum.need, alive)?;
+            let fallbacks = owners.fallbacks();
+            let counted = fallbacks
+                .filter(|(place, _)| !strict && quorum.owners.contains(owners.stands_for(*place)));
+            quorum_reachable("W", quorum.need, alive, counted.count() as u32)?;
         }
         Ok(())
     }
 
+    /// Whether as many as a read needs are reached and count, the fallbacks among them for all that is known.
     pub fn check_readable(
         &self,
         partition: PartitionId,
@@ -168,20 +182,22 @@ impl Step<'_> {
                 .is_none_or(|peer| self.parts.links.connected(peer));
             reachable && self.view.is_synced(usize::from(member), partition)
         });
-        quorum_reachable("R", need, countable.count() as u32)
+        let fallbacks = owners.fallback_count() as u32;
+        quorum_reachable("R", need, countable.count() as u32, fallbacks)
     }
 }
 
-fn quorum_reachable(name: &str, need: u32, alive: u32) -> Result<(), Failure> {
-    if alive >= need {
+fn quorum_reachable(name: &str, need: u32, owners: u32, fallbacks: u32) -> Result<(), Failure> {
+    if owners + fallbacks >= need {
         return Ok(());
     }
-    let owners = match alive {
-        1 => "1 owner of the key is".to_owned(),
-        _ => format!("{alive} owners of the key are"),
+    let reached = match (owners, fallbacks) {
+        (1, 0) => "1 owner of the key is".to_owned(),
+        (_, 0) => format!("{owners} owners of the key are"),
+        _ => format!("of the key's owners {owners} and of its fallbacks {fallbacks} are"),
     };
-    let why = format!("{name} is {need}, and {owners} reachable; nothing was attempted");
+    let why = format!("{name} is {need}, and {reached} reachable; nothing was attempted");
     Err(Failure::new(Reason::QuorumUnavailable, why)
         .with("need", need)
-        .with("alive", alive))
+        .with("alive", owners + fallbacks))
 }

@@ -18,6 +18,7 @@ use super::{
     slab::{Deadlines, OpId, Slab},
 };
 use crate::{
+    core::repairs::Repairs,
     counters::Verb,
     peer::{PeerId, links::Item},
     view::{Live, View},
@@ -38,6 +39,10 @@ pub(super) struct State {
     pub durable: u64,
     /// Writes that wait for a newer view: refused for their epoch, or not minted because too few owners take them yet.
     pub waiting: Vec<OpId>,
+    /// Repairs that were sent just now.
+    pub repairs: Repairs,
+    /// Writes among `ops` that are answered.
+    pub lingering: usize,
     /// Sequence of the requests that came without an id.
     pub request_sequence: u64,
     routes: Routes,
@@ -66,6 +71,8 @@ impl State {
             own_waits: VecDeque::new(),
             durable,
             waiting: Vec::new(),
+            repairs: Repairs::default(),
+            lingering: 0,
             request_sequence: 0,
             routes: Routes::default(),
             outgoing: Vec::new(),
@@ -75,8 +82,9 @@ impl State {
         }
     }
 
+    /// Operations that are to be answered, and reads that are to be completed.
     pub fn pending(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - self.lingering
     }
 }
 
@@ -98,6 +106,8 @@ pub(super) struct Step<'a> {
     pub steady_ms: u64,
     pub draining: bool,
     pub disk_full: bool,
+    /// By peer: whether it is down, as far as that was asked in this event.
+    pub down: Vec<Option<bool>>,
 }
 
 impl<'a> Step<'a> {
@@ -136,16 +146,18 @@ impl<'a> Step<'a> {
             steady_ms,
             draining,
             disk_full,
+            down: Vec::new(),
         }
     }
 
     /// Sends what is to be sent, and returns the rest.
     pub fn end(mut self) -> Outcome {
         self.flush();
+        let pending = self.state.pending();
         let state = &mut *self.state;
         let ops = &state.ops;
         state.deadlines.sweep(ops.len(), |id| ops.get(id).is_some());
-        self.parts.counters.pending.store(ops.len() as u64, Relaxed);
+        self.parts.counters.pending.store(pending as u64, Relaxed);
         Outcome {
             loads: mem::take(&mut state.loads),
             deliveries: mem::take(&mut state.deliveries),
@@ -192,8 +204,11 @@ impl<'a> Step<'a> {
             if self.state.outgoing[index].is_empty() {
                 self.state.outgoing[index] = items; // keeps its room
             }
+            if !rejected.is_empty() {
+                self.note_down(peer);
+            }
             for id in rejected.drain(..) {
-                self.peer_failed(peer, OpId(id), Sent::No);
+                self.peer_failed(peer, OpId(id), Failed::NotSent);
                 index = 0;
             }
         }
@@ -211,7 +226,7 @@ impl<'a> Step<'a> {
                 Ok(object) => self.fetched(peer, OpId(fetched.id), object),
                 Err(why) => {
                     tracing::warn!(%why, "a peer sent an object that is none");
-                    self.peer_failed(peer, OpId(fetched.id), Sent::Yes);
+                    self.peer_failed(peer, OpId(fetched.id), Failed::Refused);
                 }
             }
         }
@@ -224,7 +239,7 @@ impl<'a> Step<'a> {
             let id = OpId(refused.id);
             let stale = refused.reason == Reason::StaleEpoch.as_str();
             if !(stale && self.refused_as_stale(peer, id, Epoch(refused.epoch))) {
-                self.peer_failed(peer, id, Sent::Yes);
+                self.peer_failed(peer, id, Failed::Refused);
             }
         }
         for result in replies.forwarded {
@@ -233,20 +248,28 @@ impl<'a> Step<'a> {
     }
 
     pub fn peer_down(&mut self, peer: PeerId) {
+        self.note_down(peer);
         for id in self.state.ops.find(|pending| pending.waits_for(peer)) {
-            self.peer_failed(peer, id, Sent::Yes);
+            self.peer_failed(peer, id, Failed::Lost);
         }
     }
 
     /// A peer will not answer an operation.
-    fn peer_failed(&mut self, peer: PeerId, id: OpId, sent: Sent) {
+    fn peer_failed(&mut self, peer: PeerId, id: OpId, how: Failed) {
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
         let place = pending.owners.place_of(peer);
+        if how != Failed::Refused
+            && let Some(place) = place
+        {
+            self.fall_back(id, place);
+        }
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return;
+        };
         match (&mut pending.phase, place) {
             (Phase::Writing(writing), Some(place)) => {
-                self.state.lacking.push((peer, pending.partition));
                 let step = writing.put.fail(place);
                 self.settle_write(id, step);
             }
@@ -255,8 +278,10 @@ impl<'a> Step<'a> {
                 self.advance_read(id);
             }
             (Phase::Forwarded(target), _) if *target == peer => {
-                let failure = match sent {
-                    Sent::Yes if pending.verb != Verb::Get => forward_unanswered(),
+                let failure = match how {
+                    Failed::Lost | Failed::Refused if pending.verb != Verb::Get => {
+                        forward_unanswered()
+                    }
                     _ => Failure::new(
                         Reason::QuorumUnavailable,
                         "the owner it was sent on to is not reachable",
@@ -319,9 +344,13 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Whether an operation that failed may have reached its peer.
+/// How an operation failed at a peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Yes,
-    No,
+enum Failed {
+    /// It never left.
+    NotSent,
+    /// It may have reached the peer, which is not reached any more.
+    Lost,
+    /// The peer said so.
+    Refused,
 }

@@ -16,14 +16,14 @@ use ringfort_storage::{
 
 use super::{
     again::UNCOUNTED,
-    pending::{Intent, Owners, Phase, Writing, outcome_unknown},
+    pending::{Intent, Owners, Pending, Phase, Writing, outcome_unknown},
     slab::OpId,
     step::Step,
 };
 use crate::{
     core::put::{Put, PutStep},
     counters::Verb,
-    limits::LOADS_MAX,
+    limits::{LINGER, LINGERING_MAX, LOADS_MAX},
     peer::links::Item,
     wire::encode_object,
 };
@@ -93,6 +93,7 @@ impl Step<'_> {
             return;
         };
         let (w, buffered, floor) = (intent.w, intent.buffered, intent.write.floor());
+        let strict = intent.strict;
         let sole = is_sole(record, intent.write.request, self.wall_ms);
         let is_put = pending.verb == Verb::Put;
         let context = if is_put && sole {
@@ -101,7 +102,7 @@ impl Step<'_> {
             Bytes::new()
         };
         let owners = pending.owners;
-        let put = self.new_put(owners, w);
+        let put = self.new_put(owners, w, strict);
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
@@ -110,6 +111,8 @@ impl Step<'_> {
             outdated: false,
             w,
             buffered,
+            strict,
+            answered: false,
             floor,
             sequence,
             context,
@@ -119,12 +122,35 @@ impl Step<'_> {
     }
 
     /// Nothing acknowledged yet, of these owners.
-    pub fn new_put(&self, owners: Owners, w: Option<u32>) -> Put {
+    pub fn new_put(&self, owners: Owners, w: Option<u32>, strict: bool) -> Put {
         let mut quorums = self.quorums(owners, w);
         if is_planted(Mutant::AckBeforeW) {
             quorums.iter_mut().for_each(|q| q.need = q.need.min(1));
         }
-        Put::new(quorums)
+        let mut put = Put::new(quorums);
+        for (place, _) in owners.fallbacks() {
+            put.add_fallback(place, owners.stands_for(place), strict);
+        }
+        put
+    }
+
+    /// The object of a write, for an owner.
+    pub fn store_of(&self, id: OpId, pending: &Pending, object: Bytes) -> peer::Store {
+        let (buffered, floor) = match &pending.phase {
+            Phase::Writing(writing) => (writing.buffered, writing.floor),
+            _ => Default::default(),
+        };
+        peer::Store {
+            id: id.0,
+            key: pending.key.framed().clone(),
+            object,
+            buffered,
+            reap_generation: self.parts.store.generation(pending.partition.0),
+            client: floor.client,
+            lowest_unanswered: floor.lowest_unanswered,
+            epoch: pending.epoch.0,
+            hint: false,
+        }
     }
 
     /// Sends the object to all owners as they are counted, and counts the own copy once it is durable.
@@ -135,24 +161,19 @@ impl Step<'_> {
         let Phase::Writing(writing) = &pending.phase else {
             return;
         };
-        let (owners, epoch) = (pending.owners, pending.epoch);
-        let (buffered, floor, sequence) = (writing.buffered, writing.floor, writing.sequence);
-        let key = pending.key.framed().clone();
-        let object = encode_object(record.object());
+        let owners = pending.owners;
+        let (buffered, sequence) = (writing.buffered, writing.sequence);
+        let store = self.store_of(id, pending, encode_object(record.object()));
         let fewer = usize::from(is_planted(Mutant::SendToFewer));
         for (_, peer) in owners.others().skip(fewer) {
-            let (key, object) = (key.clone(), object.clone());
-            let store = peer::Store {
-                id: id.0,
-                key,
-                object,
-                buffered,
-                reap_generation: 0,
-                client: floor.client,
-                lowest_unanswered: floor.lowest_unanswered,
-                epoch: epoch.0,
+            self.send(peer, Item::Store(store.clone()));
+        }
+        for (_, peer) in owners.fallbacks() {
+            let hint = peer::Store {
+                hint: true,
+                ..store.clone()
             };
-            self.send(peer, Item::Store(store));
+            self.send(peer, Item::Store(hint));
         }
         if buffered || sequence <= self.state.durable || is_planted(Mutant::AckBeforeSync) {
             self.own_stored(id);
@@ -196,21 +217,21 @@ impl Step<'_> {
             return;
         };
         match step {
+            PutStep::Unknown if writing.answered => self.linger(id),
             PutStep::Wait => {}
             PutStep::Unknown => {
                 let failure = outcome_unknown(&writing.put);
                 self.finish(id, Err(failure));
             }
+            PutStep::Acknowledged if writing.answered => self.linger(id),
             PutStep::Acknowledged => {
+                writing.answered = true;
+                let (acks, hints) = (writing.put.acks(), writing.put.hints());
                 let evidence = Some(v1::Evidence {
                     owners_asked: pending.owners.len() as u32,
-                    owners_answered: writing.put.acks(),
-                    fallbacks_used: 0,
-                    copies_durable: if writing.buffered {
-                        0
-                    } else {
-                        writing.put.acks()
-                    },
+                    owners_answered: acks - hints,
+                    fallbacks_used: hints,
+                    copies_durable: if writing.buffered { 0 } else { acks },
                 });
                 let siblings = writing.siblings;
                 let kind = if pending.verb == Verb::Delete {
@@ -223,8 +244,21 @@ impl Step<'_> {
                         evidence,
                     })
                 };
-                self.finish(id, Ok(kind));
+                self.state.lingering += 1;
+                self.state.deadlines.add(self.now + LINGER, id);
+                self.answer_kind(id, kind);
+                self.linger(id);
             }
+        }
+    }
+
+    /// Ends a write that is answered, once nobody is left to acknowledge it.
+    fn linger(&mut self, id: OpId) {
+        let is_over = self.state.ops.get(id).is_some_and(
+            |pending| matches!(&pending.phase, Phase::Writing(writing) if writing.put.is_settled()),
+        );
+        if is_over || self.state.lingering > LINGERING_MAX {
+            self.close(id);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Merges the replies of one read.
 //!
 //! Keeps I3 (the answer merges the whole objects of R owners whose copies count, so it meets every write quorum) and
-//! I5 (what differed is named for repair). Digests only save bytes: an equal digest stands for an object that is held
+//! I5 (what differed is named for repair). In the place of an owner that is down a fallback may count, if the read is not strict:
+//! what it holds as a hint was acknowledged, and that it holds none says nothing. It is never repaired. Digests only save bytes: an equal digest stands for an object that is held
 //! here already, and one that differs is fetched whole before it counts.
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use ringfort_storage::{
     version::Object,
 };
 
-use super::{OWNERS_MAX, OwnerSet};
+use super::{OwnerSet, PLACES_MAX};
 
 /// Whether a read can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Verdict {
     Wait,
     /// R countable copies are merged.
     Ready,
-    /// Too few owners are left to reach R.
+    /// Too few nodes are left to reach R.
     Hopeless,
 }
 
@@ -43,8 +44,10 @@ pub struct Get {
     key: Key,
     need: u32,
     own: usize,
-    replies: [Reply; OWNERS_MAX],
+    replies: [Reply; PLACES_MAX],
+    /// The first places are those of owners, the next those of fallbacks.
     owners: usize,
+    asked: usize,
     base: Option<Arc<Record>>,
     /// The base merged with what was fetched; `None` while the base is all.
     merged: Option<Arc<Record>>,
@@ -60,16 +63,19 @@ pub struct Repair {
 }
 
 impl Get {
-    /// A read of `key` from `owners` owners, of which this node is number `own`, to be answered at `need` copies.
-    pub fn new(key: Key, owners: usize, own: usize, need: u32) -> Self {
-        debug_assert!(own < owners && owners <= OWNERS_MAX);
+    /// A read of `key` from `owners` owners, of which this node is number `own`, and from as many fallbacks after them, to be
+    /// answered at `need` copies.
+    pub fn new(key: Key, owners: usize, fallbacks: usize, own: usize, need: u32) -> Self {
+        let asked = owners + fallbacks;
+        debug_assert!(own < owners && asked <= PLACES_MAX);
         let need = if is_planted(Mutant::ReadOne) { 1 } else { need };
         Get {
             key,
             need,
             own,
-            replies: [Reply::Asked; OWNERS_MAX],
+            replies: [Reply::Asked; PLACES_MAX],
             owners,
+            asked,
             base: None,
             merged: None,
         }
@@ -84,7 +90,7 @@ impl Get {
         };
         self.base = Some(record);
         let mut fetch = OwnerSet::default();
-        for owner in 0..self.owners {
+        for owner in 0..self.asked {
             if let Reply::Digest(leaf) = self.replies[owner]
                 && self.digest(owner, leaf)
             {
@@ -109,7 +115,7 @@ impl Get {
                 .merged
                 .as_ref()
                 .is_some_and(|merged| merged.leaf() == leaf)
-            || self.replies[..self.owners].contains(&Reply::Merged(leaf));
+            || self.replies[..self.asked].contains(&Reply::Merged(leaf));
         self.replies[owner] = if held {
             Reply::Merged(leaf)
         } else {
@@ -146,20 +152,27 @@ impl Get {
 
     /// Whether the read can be answered.
     pub fn verdict(&self) -> Verdict {
-        let merged = self.merged_owners();
+        let merged = self.merged();
         let failed = self.count(|reply| reply == Reply::Failed);
         if merged >= self.need {
             Verdict::Ready
-        } else if self.owners as u32 - failed < self.need {
+        } else if self.asked as u32 - failed < self.need {
             Verdict::Hopeless
         } else {
             Verdict::Wait
         }
     }
 
-    /// Owners whose copies are part of the merge.
-    pub fn merged_owners(&self) -> u32 {
+    /// Nodes whose copies are part of the merge.
+    pub fn merged(&self) -> u32 {
         self.count(|reply| matches!(reply, Reply::Merged(_)))
+    }
+
+    /// Fallbacks among these.
+    pub fn merged_hints(&self) -> u32 {
+        let hints = self.replies[self.owners..self.asked].iter();
+        let merged = hints.filter(|reply| matches!(reply, Reply::Merged(_)));
+        merged.count() as u32
     }
 
     /// Copies needed.
@@ -167,9 +180,9 @@ impl Get {
         self.need
     }
 
-    /// Whether every owner has answered or failed.
+    /// Whether everybody has answered or failed.
     pub fn is_settled(&self) -> bool {
-        self.count(|reply| matches!(reply, Reply::Merged(_) | Reply::Failed)) == self.owners as u32
+        self.count(|reply| matches!(reply, Reply::Merged(_) | Reply::Failed)) == self.asked as u32
     }
 
     /// What is merged so far; `None` before the own copy came.
@@ -184,7 +197,11 @@ impl Get {
         }
         let record = self.current()?;
         let mut owners = OwnerSet::default();
-        for owner in 0..self.owners {
+        let last = match is_planted(Mutant::RepairFallback) {
+            true => self.asked,
+            false => self.owners,
+        };
+        for owner in 0..last {
             if matches!(self.replies[owner], Reply::Merged(leaf) if leaf != record.leaf()) {
                 owners.insert(owner);
             }
@@ -196,7 +213,7 @@ impl Get {
     }
 
     fn count(&self, which: impl Fn(Reply) -> bool) -> u32 {
-        self.replies[..self.owners]
+        self.replies[..self.asked]
             .iter()
             .filter(|&&reply| which(reply))
             .count() as u32

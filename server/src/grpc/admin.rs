@@ -205,6 +205,7 @@ fn status(
                 last_seen_ms: health.map_or(0, |health| health.silence_ms),
                 unsynced: said.map_or(told, |answer| answer.unsynced.len()) as u64,
                 receiving: said.and_then(receiving),
+                held: said.and_then(held),
                 ..v1::NodeStatus::default()
             }
         })
@@ -237,6 +238,22 @@ fn receiving(said: &peer::HelloResponse) -> Option<v1::Receiving> {
         bytes: transfer.bytes,
         bytes_per_s: transfer.bytes_per_s,
         left_ms: transfer.left_ms,
+    })
+}
+
+fn held(said: &peer::HelloResponse) -> Option<v1::HeldHints> {
+    let held = said.held.clone()?;
+    let waiting = held.waiting.into_iter().map(|of| v1::HintsFor {
+        name: of.name,
+        count: of.count,
+    });
+    Some(v1::HeldHints {
+        bytes: held.bytes,
+        oldest_ms: held.oldest_ms,
+        refused: held.refused,
+        dropped: held.dropped,
+        delivered: held.delivered,
+        waiting: waiting.collect(),
     })
 }
 

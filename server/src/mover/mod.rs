@@ -170,6 +170,8 @@ impl Mover {
                 }
             }
             Task::Merged(trackers) => self.raise(trackers),
+            // Once it is out nobody takes from it what it holds for others.
+            Task::Flip(_) if self.leaves_with_hints(&view) => Ok(Turn::Wait(AGAIN)),
             Task::Flip(trackers) => {
                 // What was unsynced before is not any more, and is counted on from here.
                 (self.parts.learn)().await;
@@ -196,6 +198,12 @@ impl Mover {
             is_synced: &|partition| !identity.unsynced.contains(partition.0),
             counts: &|store, partition| view.counts(store, partition),
         })
+    }
+
+    /// Whether this node is not of the newest layout, and holds hints still. It is given no more of them.
+    fn leaves_with_hints(&self, view: &View) -> bool {
+        let stays = view.live().last().is_some_and(|live| live.me().is_some());
+        !stays && self.parts.store.hint_stats().count > 0
     }
 
     /// Counts anew what is received, for those who ask.

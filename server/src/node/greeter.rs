@@ -14,6 +14,7 @@ use crate::{
     counters::{Counters, add},
     exchange::{Board, board::Standing},
     gossip::Gossiper,
+    handoff,
     health::{Health, Phase},
     mover::progress::Progress,
     peer::{Heard, Membership},
@@ -33,6 +34,8 @@ pub struct Greeter {
     pub heard: Arc<Heard>,
     /// How far it is with what a new layout gives it.
     pub progress: Arc<Progress>,
+    /// What it holds for owners that were down, once it is a member.
+    pub hints: OnceLock<Arc<handoff::figures::Figures>>,
     /// Its gossip, once it is a member that has recovered.
     pub gossip: OnceLock<Arc<Gossiper>>,
     /// How its exchanges are, once it takes part.
@@ -54,6 +57,7 @@ impl Greeter {
             .get()
             .map_or(0, |council| council.newest().epoch().0);
         response.transfer = Some(self.transfer());
+        response.held = self.hints.get().map(|hints| hints.held());
         if let Some(board) = self.board.get() {
             let Standing { ages, behind, left } = board.standing();
             response.exchange_age_ms = ages.oldest.as_millis() as u64;
@@ -70,6 +74,7 @@ impl Greeter {
             let stats = store.stats();
             response.durable_sequence = stats.durable_sequence;
             response.keys = stats.keys;
+            response.hints = store.hint_stats().count as u64;
             response.unsynced = store.unsynced();
         }
         response

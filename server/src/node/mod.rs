@@ -26,7 +26,7 @@ use std::{
 use futures::FutureExt;
 use rand::RngExt;
 use ringfort_storage::{
-    Store,
+    Key, Store,
     store::{StoreConfig, StoreParts},
 };
 use tokio::sync::{oneshot, watch};
@@ -220,6 +220,7 @@ impl Node {
             council: OnceLock::new(),
             heard: self.heard.clone(),
             progress: Arc::default(),
+            hints: OnceLock::new(),
             gossip: OnceLock::new(),
             board: OnceLock::new(),
             steady: self.steady.clone(),
@@ -256,10 +257,11 @@ impl Node {
             cluster: decree.cluster.to_string(),
             returning,
         });
-        let (store, driven) = store_and_driver;
+        let (store, driven, damaged_hints) = store_and_driver;
         let base = Base {
             store,
             driven,
+            damaged_hints,
             greeter,
             slot,
             stop_peers,
@@ -279,11 +281,15 @@ impl Node {
             .map_err(|error| Fatal::Start(error.to_string()))
     }
 
-    /// Recovers, and starts what drives the store.
-    async fn open_store(&self, decree: &Decree) -> Result<(Store, Box<dyn Driven>), Fatal> {
+    /// Recovers, and starts what drives the store; gives the keys of hints that were damaged, too.
+    async fn open_store(
+        &self,
+        decree: &Decree,
+    ) -> Result<(Store, Box<dyn Driven>, Vec<Key>), Fatal> {
         let mut chance = start::chance(self.parts.seed, purpose::STORE);
         let store_config = StoreConfig {
             table_bytes: self.config.table_bytes.bytes(),
+            hint_bytes: self.config.hint_bytes.bytes(),
             ..StoreConfig::new(&self.config.name, decree.layout.partitions())
         };
         let parts = StoreParts {
@@ -302,6 +308,8 @@ impl Node {
             })?;
         let whole = report.damaged_records == 0
             && report.damaged_log.is_empty()
+            && report.damaged_hints.is_empty()
+            && !report.lost_hints
             && report.engine_replaced.is_none()
             && report.newly_unsynced.as_ref().is_some_and(Vec::is_empty);
         if whole {
@@ -313,7 +321,7 @@ impl Node {
             self.heard
                 .note(ringfort_ring::StoreId(*store_id), *sequence);
         }
-        Ok((store, driven))
+        Ok((store, driven, report.damaged_hints.clone()))
     }
 
     async fn bind(&self, addr: &str, what: &str) -> Result<crate::net::Listener, Fatal> {

@@ -13,7 +13,7 @@ use ringfort_ring::{
     StoreId,
     gossip::{Topic, Value},
 };
-use ringfort_storage::Store;
+use ringfort_storage::{Key, Store};
 use tokio::{sync::oneshot, task::AbortHandle};
 use tonic::transport::Server;
 
@@ -37,7 +37,9 @@ use crate::{
         standard::{health_service, reflection_service},
         switch::Switch,
     },
+    handoff,
     limits::{CLIENT_CONNECTION_WINDOW, CLIENT_STREAM_WINDOW},
+    marks::Marks,
     mover::{self, End, Mover},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
     peer::{Bulk, DataSlot, Fences, Links, service},
@@ -75,6 +77,8 @@ impl Drop for Tasks {
 pub(super) struct Base {
     pub store: Store,
     pub driven: Box<dyn Driven>,
+    /// Keys whose hints were damaged.
+    pub damaged_hints: Vec<Key>,
     pub greeter: Arc<Greeter>,
     pub slot: DataSlot,
     pub stop_peers: oneshot::Sender<()>,
@@ -197,7 +201,10 @@ impl Node {
         tasks.spawn(gossip.clone().run());
         self.health.doing("connecting to the members");
         let board = self.board(&base, &views);
+        let marks = &board.marks;
+        handoff::mark_damaged(&views.current(), &base.store, &base.damaged_hints, marks);
         let data = self.data_path(&base, &views, (fences, &board));
+        let hints = self.handoff(&base, &views, &data, marks, tasks);
         tasks.spawn(council::listen::run(
             council.clone(),
             council::listen::Ears {
@@ -218,7 +225,7 @@ impl Node {
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
         let figures = refresh::figures(&base.store, &data.links);
         let progress = base.greeter.progress.clone();
-        let figures = mover::progress::joined(figures, progress);
+        let figures = hints.joined(mover::progress::joined(figures, progress));
         let shown = board.clone();
         self.metrics.add_probe(Box::new(move || {
             let mut all = figures();
@@ -268,6 +275,37 @@ impl Node {
             admin,
         };
         Ok((running, mover))
+    }
+
+    /// Starts the worker that delivers hints.
+    fn handoff(
+        &self,
+        base: &Base,
+        views: &Views,
+        data: &DataPath,
+        marks: &Arc<Marks>,
+        tasks: &Tasks,
+    ) -> Arc<handoff::figures::Figures> {
+        let worker = handoff::Handoff::new(handoff::Parts {
+            clock: self.parts.clock.clone(),
+            steady: self.steady.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            net: self.net().clone(),
+            routes: self.routes.clone(),
+            links: data.links.clone(),
+            fences: data.fences.clone(),
+            coordinator: data.coordinator.clone(),
+            marks: marks.clone(),
+            age_max: self.config.hint_age,
+            bytes_per_s: self.config.hint_rate.0,
+            jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
+        });
+        let figures = worker.figures();
+        // Set once: a node comes here once.
+        let _ = base.greeter.hints.set(figures.clone());
+        tasks.spawn(worker.run());
+        figures
     }
 
     /// Starts the worker that carries out changes of layouts.

@@ -57,6 +57,12 @@ impl Answer for peer::TransferResponse {
     }
 }
 
+impl Answer for peer::DeliverResponse {
+    fn fence(&self) -> Option<peer::Fence> {
+        self.fence
+    }
+}
+
 /// One worker's connections to the stores that it asks.
 pub struct Bulk {
     net: Arc<dyn Net>,

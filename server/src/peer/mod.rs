@@ -7,6 +7,7 @@
 
 pub mod bulk;
 pub(crate) mod compare;
+mod deliver;
 mod dial;
 pub mod fence;
 mod lane;

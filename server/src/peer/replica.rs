@@ -11,12 +11,13 @@ use ringfort_ring::{Epoch, StoreId, Token, token_of_framed};
 use ringfort_storage::{
     Key, Record, Store,
     mutants::{Mutant, is_planted},
-    store::{Read, StoreFull},
-    version::Floor,
+    store::{HintRefused, Read, StoreFull},
+    version::{Floor, Object},
 };
 
 use super::{
     compare::Comparer,
+    deliver::Taker,
     fence::{Fenced, Fences, Heard},
     outbox::{Answers, Outbox, Outgoing},
     scan::ScanParts,
@@ -24,6 +25,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
+    clock::SteadyClock,
     coordinator::{Coordinator, Origin, ReplySink},
     counters::{Counters, add},
     exchange::Board,
@@ -55,6 +57,8 @@ pub struct ReplicaParts {
     pub counters: Arc<Counters>,
     /// How exchanges are.
     pub board: Arc<Board>,
+    /// Time for the ages of hints.
+    pub steady: Arc<SteadyClock>,
 }
 
 /// The peer's side of the data path.
@@ -70,6 +74,15 @@ struct Missed {
     id: u64,
     key: Key,
     whole: bool,
+}
+
+/// A digest or a fetch.
+struct Wanted {
+    id: u64,
+    key: Bytes,
+    whole: bool,
+    /// Of the hint that is held of the key.
+    hint: bool,
 }
 
 impl Replica {
@@ -186,7 +199,11 @@ impl Replica {
         for store in stores {
             let buffered = store.buffered;
             let id = store.id;
-            match self.merge(&view, store) {
+            let taken = match store.hint {
+                true => self.hold(&view, store),
+                false => self.merge(&view, store),
+            };
+            match taken {
                 Ok(_) if buffered => answers.stored.push(id),
                 Ok(_) if is_planted(Mutant::AckBeforeSync) => answers.waiting.push((0, id)),
                 Ok(sequence) => answers.waiting.push((sequence, id)),
@@ -196,6 +213,31 @@ impl Replica {
                 Err(reason) => answers.refuse(id, reason, 0),
             }
         }
+    }
+
+    /// Takes an object as a hint: of a key that this store owns in no layout that the sender knows.
+    fn hold(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
+        let key = key_from_wire(&store.key)?;
+        let partition = view.layout().partition_of(Token(key.token()));
+        let (epoch, is_owner) = (Epoch(store.epoch), view.takes_writes(partition));
+        // Its owners were counted by who did not know that this store is one of them.
+        if view.refuses_write(epoch) || is_owner && epoch < view.epoch() {
+            return Err(Reason::StaleEpoch);
+        }
+        let floor = floor_of(&store);
+        let object = object_of(store.object)?;
+        if object.is_empty() {
+            return Err(Reason::BadRequest);
+        }
+        let now_ms = self.parts.steady.ms();
+        let taken = self
+            .parts
+            .store
+            .take_hint(&key, object, floor, store.reap_generation, now_ms);
+        taken.map_err(|refused| match refused {
+            HintRefused::Budget { .. } => Reason::Overloaded,
+            HintRefused::Full(full) => reason_of(full),
+        })
     }
 
     fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
@@ -214,22 +256,12 @@ impl Replica {
                 Reason::NotSynced
             });
         }
-        let floor = Floor {
-            client: store.client,
-            lowest_unanswered: store.lowest_unanswered,
-        };
-        let object = decode_object(store.object).map_err(|why| {
-            tracing::warn!(%why, "refused an object of a peer");
-            Reason::BadRequest
-        })?;
+        let floor = floor_of(&store);
+        let object = object_of(store.object)?;
         self.parts
             .store
             .merge_write(&key, object, floor)
-            .map_err(|full| match full {
-                StoreFull::Object { .. } => Reason::TooLarge,
-                StoreFull::Space => Reason::DiskFull,
-                _ => Reason::Overloaded,
-            })
+            .map_err(reason_of)
     }
 
     /// Answers what can be answered now; returns what needs the engine first.
@@ -244,16 +276,41 @@ impl Replica {
             &self.parts.counters.replica_reads,
             digests.len() + fetches.len(),
         );
-        let wanted = digests.into_iter().map(|d| (d.id, d.key, false));
-        let wanted = wanted.chain(fetches.into_iter().map(|f| (f.id, f.key, true)));
+        let wanted = digests.into_iter().map(|d| Wanted {
+            id: d.id,
+            key: d.key,
+            whole: false,
+            hint: d.hint,
+        });
+        let wanted = wanted.chain(fetches.into_iter().map(|f| Wanted {
+            id: f.id,
+            key: f.key,
+            whole: true,
+            hint: f.hint,
+        }));
         let mut missed = Vec::new();
-        for (id, key, whole) in wanted {
+        for Wanted {
+            id,
+            key,
+            whole,
+            hint,
+        } in wanted
+        {
             match key_from_wire(&key) {
+                Ok(key) if hint => self.read_hint(Missed { id, key, whole }, answers),
                 Ok(key) => missed.extend(self.read(&view, Missed { id, key, whole }, answers)),
                 Err(reason) => answers.refuse(id, reason, 0),
             }
         }
         missed
+    }
+
+    /// Answers from the hint that is held of a key. That there is none says nothing of the key.
+    fn read_hint(&self, wanted: Missed, answers: &mut Answers) {
+        match self.parts.store.hint(&wanted.key) {
+            Some(hint) => answer_with(&wanted, &hint.record, hint.generation, answers),
+            None => answers.refuse(wanted.id, Reason::NotSynced, 0),
+        }
     }
 
     /// Answers one digest or fetch; hands it back if the engine must be asked first.
@@ -264,22 +321,9 @@ impl Replica {
             return None;
         }
         match self.parts.store.read(&wanted.key) {
-            Read::Found(record) if wanted.whole => {
-                let object = encode_object(record.object());
-                if object.len() > FETCHED_BYTES_MAX {
-                    // Sent, it would break the stream, and with it everything else that is on its way.
-                    answers.refuse(wanted.id, Reason::TooLarge, 0);
-                    return None;
-                }
-                answers.fetched.push(peer::Fetched {
-                    id: wanted.id,
-                    object,
-                    reap_generation: 0,
-                });
-                None
-            }
             Read::Found(record) => {
-                answers.digests.push((wanted.id, Record::leaf(&record)));
+                let generation = self.parts.store.generation(partition.0);
+                answer_with(&wanted, &record, generation, answers);
                 None
             }
             Read::Quarantined => {
@@ -345,9 +389,56 @@ impl Replica {
         &self.comparer
     }
 
+    /// What taking deliveries needs.
+    pub(super) fn taker(&self) -> Taker {
+        Taker {
+            views: self.parts.views.clone(),
+            store: self.parts.store.clone(),
+        }
+    }
+
     /// The pool that scans run on.
     pub(crate) fn pool(&self) -> &Arc<dyn EnginePool> {
         &self.parts.pool
+    }
+}
+
+/// Answers a digest or a fetch with what was found.
+fn answer_with(wanted: &Missed, record: &Record, generation: u64, answers: &mut Answers) {
+    if !wanted.whole {
+        return answers.digests.push((wanted.id, record.leaf()));
+    }
+    let object = encode_object(record.object());
+    if object.len() > FETCHED_BYTES_MAX {
+        // Sent, it would break the stream, and with it everything else that is on its way.
+        return answers.refuse(wanted.id, Reason::TooLarge, 0);
+    }
+    answers.fetched.push(peer::Fetched {
+        id: wanted.id,
+        object,
+        reap_generation: generation,
+    });
+}
+
+fn floor_of(store: &peer::Store) -> Floor {
+    Floor {
+        client: store.client,
+        lowest_unanswered: store.lowest_unanswered,
+    }
+}
+
+fn object_of(bytes: Bytes) -> Result<Object, Reason> {
+    decode_object(bytes).map_err(|why| {
+        tracing::warn!(%why, "refused an object of a peer");
+        Reason::BadRequest
+    })
+}
+
+fn reason_of(full: StoreFull) -> Reason {
+    match full {
+        StoreFull::Object { .. } => Reason::TooLarge,
+        StoreFull::Space => Reason::DiskFull,
+        _ => Reason::Overloaded,
     }
 }
 

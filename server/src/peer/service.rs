@@ -173,6 +173,18 @@ impl Peer for PeerService {
             answer: Some(answer),
         }))
     }
+
+    async fn deliver(
+        &self,
+        request: Request<peer::DeliverRequest>,
+    ) -> Result<Response<peer::DeliverResponse>, Status> {
+        let replica = self.data()?;
+        let request = request.into_inner();
+        check_fence(replica, request.fence)?;
+        let mut answer = replica.taker().answer(request).await?;
+        answer.fence = Some(replica.fences().fence());
+        Ok(Response::new(answer))
+    }
 }
 
 /// Judges the fence of a unary request.

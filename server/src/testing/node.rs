@@ -19,7 +19,7 @@ use ringfort_storage::{
     disk::{Disk, RealDisk, SimDisk},
     engine::{EngineHome, mem::MemHome, sled::SledHome},
     log::{LogStep, LogWriter},
-    store::{StoreConfig, StoreParts},
+    store::{HINT_BYTES_DEFAULT, StoreConfig, StoreParts},
 };
 use tokio::{task::AbortHandle, time::Instant};
 use tonic::{
@@ -60,6 +60,7 @@ pub struct Options {
     pub limits: Limits,
     /// Where the stores lie, driven by threads as in production; `None`: on simulated media, and nothing is ever drained.
     pub dir: Option<PathBuf>,
+    pub hint_bytes: usize,
 }
 
 impl Default for Options {
@@ -71,6 +72,7 @@ impl Default for Options {
             partitions: 8,
             limits: Limits::default(),
             dir: None,
+            hint_bytes: HINT_BYTES_DEFAULT,
         }
     }
 }
@@ -181,6 +183,7 @@ impl Node {
         };
         let config = StoreConfig {
             segment_bytes: 4 << 20,
+            hint_bytes: options.hint_bytes,
             ..StoreConfig::new(member.name.as_str(), layout.partitions())
         };
         let opened = Store::open(parts, &config).expect("a new store opens");

@@ -10,6 +10,7 @@
 
 mod held;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -284,14 +285,11 @@ impl Store {
         set.between(first, last).map(|held| held.generation).min()
     }
 
-    /// Keys with a hint, by partition.
-    pub fn hints_by_partition(&self) -> std::collections::BTreeMap<u32, HintCount> {
-        let mut counts = std::collections::BTreeMap::<u32, HintCount>::new();
-        let set = self.inner.hints.lock();
-        for (key, held) in set.iter() {
-            let count = counts.entry(self.partition_of(key.token())).or_default();
-            count.keys += 1;
-            count.bytes += held.weight(key);
+    /// How many keys have a hint, by partition.
+    pub fn hints_by_partition(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::<u32, usize>::new();
+        for (key, _) in self.inner.hints.lock().iter() {
+            *counts.entry(self.partition_of(key.token())).or_default() += 1;
         }
         counts
     }
@@ -305,15 +303,6 @@ impl Store {
     pub fn generation(&self, _partition: u32) -> u64 {
         0
     }
-}
-
-/// Hints of one partition.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HintCount {
-    /// Keys.
-    pub keys: usize,
-    /// Memory.
-    pub bytes: usize,
 }
 
 impl Inner {

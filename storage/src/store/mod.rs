@@ -41,7 +41,7 @@ pub use changes::Root;
 pub use digest::{Folds, Leaves, PartitionTree};
 pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
 pub use erase::{EraseError, Erased};
-pub use hints::{HINT_BYTES_DEFAULT, Hint, HintCount, HintRefused, HintStats};
+pub use hints::{HINT_BYTES_DEFAULT, Hint, HintRefused, HintStats};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;

@@ -7,3 +7,4 @@ mod quorum;
 mod repair;
 mod requests;
 mod routing;
+mod sloppy;

@@ -149,6 +149,7 @@ async fn messages_are_fenced() {
         digests: vec![peer::Digest {
             id: 7,
             key: bytes::Bytes::from_static(b"\0\0k"),
+            hint: false,
         }],
         ..peer::Batch::default()
     };
@@ -206,8 +207,13 @@ async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
         digests: vec![peer::Digest {
             id: 2,
             key: framed.clone(),
+            hint: false,
         }],
-        fetches: vec![peer::Fetch { id: 3, key: framed }],
+        fetches: vec![peer::Fetch {
+            id: 3,
+            key: framed,
+            hint: false,
+        }],
         ..peer::Batch::default()
     };
     let replies = exchange(&mut client, batch).await.message().await;

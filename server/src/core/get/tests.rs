@@ -41,7 +41,7 @@ fn leaf(object: &Object) -> u64 {
 }
 
 fn read(need: u32) -> Get {
-    Get::new(key(), 3, 0, need)
+    Get::new(key(), 3, 0, 0, need)
 }
 
 fn repaired(get: &Get) -> Vec<usize> {
@@ -95,7 +95,7 @@ fn an_object_that_nobody_asked_for_is_not_merged() {
     let mut get = read(2);
     get.own(record(object(1)), true);
     get.object(1, object(2));
-    assert_eq!((get.verdict(), get.merged_owners()), (Wait, 1));
+    assert_eq!((get.verdict(), get.merged()), (Wait, 1));
 }
 
 #[test]
@@ -141,4 +141,41 @@ fn failures_make_a_read_hopeless_and_take_nothing_back() {
     assert_eq!(get.verdict(), Wait);
     get.fail(2);
     assert_eq!((get.verdict(), get.is_settled()), (Hopeless, true));
+}
+
+#[test]
+fn a_hint_counts_and_no_hint_says_nothing_and_neither_is_repaired() {
+    // Owners 0, 1, 2, of which 1 and 2 are down, with fallbacks 3 and 4.
+    let read = |need| Get::new(key(), 3, 2, 0, need);
+    let two = object(1).merge(object(2));
+    let mut get = read(2);
+    get.own(record(object(1)), true);
+    get.fail(1);
+    get.fail(2);
+    assert_eq!(get.verdict(), Wait);
+    get.fail(4); // it holds none
+    assert!(get.digest(3, leaf(&object(2))));
+    get.object(3, object(2));
+    assert_eq!((get.verdict(), get.is_settled()), (Ready, true));
+    assert_eq!((get.merged(), get.merged_hints()), (2, 1));
+    let merged = get.current().map(|record| record.object().clone());
+    assert_eq!(merged, Some(two));
+    // The own copy lacks what the hint has; the hint may lack what it likes.
+    assert_eq!(repaired(&get), [0]);
+
+    let mut get = read(2);
+    get.own(record(object(1)), true);
+    for place in 1..5 {
+        assert_eq!(get.verdict(), Wait, "{place}");
+        get.fail(place);
+    }
+    assert_eq!(get.verdict(), Hopeless);
+
+    // A hint that differs from what the owners agree on.
+    let mut get = read(2);
+    get.own(record(object(1).merge(object(2))), true);
+    assert!(!get.digest(1, leaf(&object(1).merge(object(2)))));
+    assert!(get.digest(3, leaf(&object(1))));
+    get.object(3, object(1));
+    assert_eq!(repaired(&get), Vec::<usize>::new());
 }
