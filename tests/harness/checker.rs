@@ -239,11 +239,15 @@ impl<'a> Key<'a> {
     }
 }
 
-/// I5: whether the copies of each key are equal, and every node's trees say so. Reads the stores of the nodes, which must be ready.
+/// I5: whether the copies of each key are equal, and no hint is left. Reads the stores of the nodes, which must be ready.
 pub fn replicas(nodes: &[SimNode], copies: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut leaves: BTreeMap<Vec<u8>, BTreeMap<&str, u64>> = BTreeMap::new();
     for node in nodes {
+        let hints = node.store().map_or(0, |store| store.hint_stats().count);
+        if hints > 0 {
+            wrong.push(format!("{}: {hints} hints are left in the end", node.name));
+        }
         match held(node) {
             Ok(held) => held.into_iter().for_each(|(key, leaf)| {
                 leaves.entry(key).or_default().insert(&node.name, leaf);
