@@ -9,7 +9,6 @@ use std::{
 };
 
 use ringfort_ring::{PartitionId, StoreId};
-use tokio::sync::Notify;
 
 /// Pairs of store and partition that are marked one by one, at most; past it a whole store is.
 const MARKS_MAX: usize = 65_536;
@@ -48,7 +47,6 @@ impl Marked {
 #[derive(Debug, Default)]
 pub struct Marks {
     stores: Mutex<BTreeMap<StoreId, Marked>>,
-    news: Notify,
 }
 
 impl Marks {
@@ -60,7 +58,6 @@ impl Marks {
     pub fn mark(&self, pairs: impl IntoIterator<Item = (StoreId, PartitionId)>) {
         let mut stores = self.stores();
         let mut count: usize = stores.values().map(Marked::len).sum();
-        let before = count;
         for (store, partition) in pairs {
             let marked = stores.entry(store).or_default();
             match marked {
@@ -80,16 +77,11 @@ impl Marks {
                 }
             }
         }
-        drop(stores);
-        if count != before {
-            self.news.notify_one();
-        }
     }
 
     /// Marks whatever a store owns.
     pub fn mark_all(&self, store: StoreId) {
         self.stores().insert(store, Marked::All);
-        self.news.notify_one();
     }
 
     /// Takes out what is marked of a store: whoever does not get through with it marks it again.
@@ -105,11 +97,6 @@ impl Marks {
     /// Forgets the stores that take part no more.
     pub fn retain(&self, takes_part: impl Fn(StoreId) -> bool) {
         self.stores().retain(|store, _| takes_part(*store));
-    }
-
-    /// Completes when there is a new mark.
-    pub async fn news(&self) {
-        self.news.notified().await;
     }
 }
 

@@ -21,6 +21,9 @@ use crate::{
     metrics::{Family, Gauge},
 };
 
+/// What was told of it is told again for so long.
+const TOLD_FOR: Duration = Duration::from_millis(200);
+
 /// How the exchange of one partition ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -100,6 +103,8 @@ pub struct Board {
     /// Partitions that the round under way has still to mend, and what one took lately, in µs.
     left: AtomicU64,
     each_us: AtomicU64,
+    /// What was told last, and when.
+    told: Mutex<Option<(Instant, Standing)>>,
 }
 
 impl Board {
@@ -114,6 +119,7 @@ impl Board {
             wake: Notify::new(),
             left: AtomicU64::new(0),
             each_us: AtomicU64::new(0),
+            told: Mutex::default(),
         })
     }
 
@@ -151,8 +157,21 @@ impl Board {
         self.each_us.store(mean, Relaxed);
     }
 
-    /// How it stands.
+    /// How it stands, or stood a moment ago: all pairs are gone through for it, and every member asks once a second.
     pub fn standing(&self) -> Standing {
+        let now = self.now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*told {
+            Some((at, standing)) if now - *at < TOLD_FOR => standing.clone(),
+            _ => {
+                let standing = self.look(now);
+                *told = Some((now, standing.clone()));
+                standing
+            }
+        }
+    }
+
+    fn look(&self, now: Instant) -> Standing {
         let marked = self.marks.all();
         let schedule = self.schedule();
         let left_us = self
@@ -160,7 +179,7 @@ impl Board {
             .load(Relaxed)
             .saturating_mul(self.each_us.load(Relaxed));
         Standing {
-            ages: schedule.figures(self.now(), &marked),
+            ages: schedule.figures(now, &marked),
             behind: schedule.behind(&marked),
             left: Duration::from_micros(left_us),
         }

@@ -10,6 +10,7 @@
 //! back. A clean exchange says that two copies were the same.
 
 pub mod board;
+mod left;
 pub mod mend;
 mod partition;
 mod round;

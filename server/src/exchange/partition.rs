@@ -26,7 +26,10 @@ use super::{
 use crate::{
     counters::add,
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    peer::compare::{FOLDS_A_TURN, checked, durable_within, key_in, merge_owned, object_to_send},
+    peer::{
+        compare::FOLDS_A_TURN,
+        owned::{checked, durable_within, key_in, merge_owned, object_to_send},
+    },
     view::View,
 };
 

@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use super::{
     Exchanger,
     board::Outcome,
+    left::Left,
     partition::Job,
     schedule::{Round, Verdict},
 };
@@ -30,7 +31,8 @@ use crate::{
     marks::Marked,
     peer::{
         bulk::Unreached,
-        compare::{BUCKETS_AT_ONCE, FOLDS_A_TURN, ROOTS_A_TURN, durable_within},
+        compare::{BUCKETS_AT_ONCE, FOLDS_A_TURN, ROOTS_A_TURN},
+        owned::durable_within,
     },
     view::View,
 };
@@ -324,41 +326,4 @@ impl Exchanger {
 pub(super) fn other_answer(store: StoreId) -> Setback {
     let why = "an answer to something else".to_owned();
     Setback::Bad { store, why }
-}
-
-/// What a round has not got through with.
-struct Left {
-    marks: Marked,
-    done: usize,
-    is_well: bool,
-    /// Of a store that is marked as a whole: whether anything was not got through with.
-    clean: std::collections::BTreeSet<PartitionId>,
-}
-
-impl Left {
-    fn new(marks: Marked) -> Left {
-        Left {
-            marks,
-            done: 0,
-            is_well: true,
-            clean: Default::default(),
-        }
-    }
-
-    fn are_clean(&mut self, partitions: &[PartitionId]) {
-        self.clean.extend(partitions);
-    }
-
-    /// What is to be marked again.
-    fn again(&mut self) -> Option<Marked> {
-        match std::mem::take(&mut self.marks) {
-            Marked::Nothing => None,
-            // The roots find the rest: all that is shared is due when a store comes up.
-            Marked::All => (!self.is_well).then_some(Marked::All),
-            Marked::Some(mut partitions) => {
-                partitions.retain(|partition| !self.clean.contains(partition));
-                Some(Marked::Some(partitions))
-            }
-        }
-    }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    peer::compare::{checked, key_in},
+    peer::owned::{checked, key_in},
     view::View,
 };
 

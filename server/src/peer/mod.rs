@@ -13,6 +13,7 @@ pub mod fence;
 mod lane;
 pub mod links;
 mod outbox;
+pub(crate) mod owned;
 pub mod replica;
 pub(crate) mod scan;
 pub mod service;
