@@ -15,10 +15,13 @@ pub struct Root {
     pub keys: u32,
 }
 
+/// A root, with the count of changes at which it was computed.
+type Kept = Option<(u64, Root)>;
+
 /// The counters, and the roots that were computed at some count. 40 bytes a partition.
 pub(super) struct Changes {
     counts: Box<[AtomicU64]>,
-    roots: Mutex<Box<[Option<(u64, Root)>]>>,
+    roots: Mutex<Box<[Kept]>>,
 }
 
 impl Changes {
