@@ -154,7 +154,7 @@ async fn an_owner_that_is_lost_on_the_way_gets_its_fallback_then() {
     let evidence = put.evidence.expect("is told");
     assert_eq!((evidence.owners_answered, evidence.fallbacks_used), (2, 1));
     assert!(has_hint(&cluster, fallbacks[0], "k"));
-    assert_eq!(me.marks.all(), [], "the hint is for it");
+    assert_eq!(me.board.marks.all(), [], "the hint is for it");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn one_that_is_lost_after_the_answer_gets_it_too_and_one_that_is_silent_is
     put_ok(me.run(put_with("k", "w", w(2))).await);
     let mark = (store_of(&cluster, owners[2]), partition);
     eventually("the silent one is marked", async || {
-        me.marks.all() == [mark]
+        me.board.marks.all() == [mark]
     })
     .await;
     eventually("nothing lingers", async || {
@@ -221,7 +221,7 @@ async fn a_fallback_without_room_fails_no_write_that_owners_suffice_for() {
     assert_eq!(put.evidence.map(|e| e.fallbacks_used), Some(0));
     let (_, partition) = place(&cluster, "k");
     let mark = (store_of(&cluster, owners[2]), partition);
-    eventually("the owner is marked", async || me.marks.all() == [mark]).await;
+    eventually("the owner is marked", async || me.board.marks.all() == [mark]).await;
     assert_eq!(cluster.nodes[fallbacks[0]].store.hint_stats().refused, 1);
     let failure = me.run(put_with("k", "x", w(3))).await;
     let failure = failure.expect_err("two copies are no three");
