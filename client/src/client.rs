@@ -10,6 +10,7 @@ use crate::{
     inner::Inner,
     verbs::{
         BatchGet, BatchWrite, Change, Current, Delete, Get, Mutation, Put, ReadModifyWrite, Scan,
+        Undelete,
     },
 };
 
@@ -65,6 +66,16 @@ impl Client {
     /// values written meanwhile stay.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), copied(key))
+    }
+
+    /// Brings the value back that a delete replaced, while nodes keep it (their setting `soft_delete`, a day by default): reads
+    /// it, and puts it with the context of that read. `None`: there is nothing to bring back.
+    ///
+    /// It is an error if there is a value already ([`Kind::ConditionFailed`](crate::Kind)), and if deletes replaced several
+    /// ([`Kind::SeveralSiblings`](crate::Kind)): read them with [`Get::deleted`] and put one. Like
+    /// [`if_absent`](Put::if_absent) this is not exclusive: what others write meanwhile may stand beside it.
+    pub fn undelete(&self, key: impl AsRef<[u8]>) -> Undelete {
+        Undelete::new(self.clone(), copied(key))
     }
 
     /// Reads several keys. The answers keep the order of the keys, misses included.

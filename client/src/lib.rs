@@ -102,6 +102,7 @@ pub use self::{
     verbs::{
         BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo,
         LayoutPlan, Layouts, Location, MemberInfo, Mutation, NodeStatus, PlannedMember, Put,
-        ReadModifyWrite, Receiving, RepairProgress, ResumeToken, Roots, Scan,
+        ReadModifyWrite, Receiving, RepairProgress, ResumeToken, Roots, Scan, ScrubStart,
+        Scrubbing, Undelete,
     },
 };

@@ -70,6 +70,7 @@ pub struct Read {
     siblings: Vec<Sibling>,
     context: Option<Context>,
     evidence: Evidence,
+    deleted: Vec<Bytes>,
 }
 
 impl Read {
@@ -78,6 +79,7 @@ impl Read {
             siblings: wire.siblings.into_iter().map(Sibling::from_wire).collect(),
             context: Context::from_wire(wire.context),
             evidence: Evidence::from_wire(wire.evidence),
+            deleted: wire.deleted.into_iter().map(detach).collect(),
         }
     }
 
@@ -94,6 +96,12 @@ impl Read {
     /// Whether there is at least one value.
     pub fn is_found(&self) -> bool {
         !self.siblings.is_empty()
+    }
+
+    /// Values that were deleted lately and are still kept, if they were [asked for](crate::Get::deleted): a put of one with
+    /// the [context](Self::context) brings it back. How long they are kept is the nodes' setting `soft_delete`.
+    pub fn deleted(&self) -> &[Bytes] {
+        &self.deleted
     }
 
     /// What to hand in with the write that replaces what was read; `None` only if nothing was ever stored here.

@@ -113,6 +113,14 @@ pub struct Counters {
     pub replica_stores: AtomicU64,
     /// Digests and objects answered to peers.
     pub replica_reads: AtomicU64,
+    /// Records that a scrub verified.
+    pub scrub_records: AtomicU64,
+    /// Bytes that a scrub read.
+    pub scrub_bytes: AtomicU64,
+    /// Records that a scrub found damaged.
+    pub scrub_damaged: AtomicU64,
+    /// Chunks without a record that a scrub found.
+    pub scrub_orphans: AtomicU64,
     /// Sessions open now.
     pub sessions: AtomicU64,
     /// Operations in work now.

@@ -8,6 +8,8 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const SIBLINGS_MAX: usize = 64;
 /// Bytes of one object that a coordinator lets a write leave.
 pub const OBJECT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the values that a delete replaced can be undeleted, unless configured otherwise.
+pub const SOFT_DELETE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Operations that a node coordinates at once; past it `OVERLOADED`.
 pub const PENDING_OPERATIONS_MAX: usize = 65_536;
 /// Running request ids of one client; past it `OVERLOADED`.
@@ -91,6 +93,8 @@ pub struct Limits {
     pub siblings: usize,
     /// See [`OBJECT_BYTES_MAX`].
     pub object_bytes: usize,
+    /// See [`SOFT_DELETE`].
+    pub soft_delete: Duration,
     /// See [`SESSION_OPERATIONS_MAX`].
     pub session_operations: usize,
     /// See [`SESSION_BYTES_MAX`].
@@ -112,6 +116,7 @@ impl Default for Limits {
             value_bytes: VALUE_BYTES_MAX,
             siblings: SIBLINGS_MAX,
             object_bytes: OBJECT_BYTES_MAX,
+            soft_delete: SOFT_DELETE,
             session_operations: SESSION_OPERATIONS_MAX,
             session_bytes: SESSION_BYTES_MAX,
             sessions: SESSIONS_MAX,

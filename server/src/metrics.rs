@@ -181,7 +181,7 @@ impl Sources {
     fn plain(&self, e: &mut DescriptorEncoder) -> fmt::Result {
         let c = &*self.counters;
         let bytes = Some(Unit::Bytes);
-        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 16] = [
+        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 20] = [
             (
                 "client_in",
                 "Bytes of keys and values that clients sent",
@@ -272,6 +272,30 @@ impl Sources {
                 "Digests and objects answered to peers",
                 None,
                 &c.replica_reads,
+            ),
+            (
+                "scrub_records",
+                "Records that a scrub has verified",
+                None,
+                &c.scrub_records,
+            ),
+            (
+                "scrub_read",
+                "Bytes that a scrub has read",
+                bytes.clone(),
+                &c.scrub_bytes,
+            ),
+            (
+                "scrub_damaged",
+                "Records that a scrub found damaged",
+                None,
+                &c.scrub_damaged,
+            ),
+            (
+                "scrub_orphans",
+                "Chunks of no record that a scrub found",
+                None,
+                &c.scrub_orphans,
             ),
         ];
         for (name, help, unit, counter) in counters {

@@ -83,6 +83,12 @@ impl Key {
         Ok(Key { token, framed })
     }
 
+    /// Sorts before every key of this token, and is none.
+    pub(crate) fn floor(token: u64) -> Key {
+        let framed = Bytes::new();
+        Key { token, framed }
+    }
+
     /// The position on the ring.
     pub fn token(&self) -> u64 {
         self.token

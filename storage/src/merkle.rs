@@ -28,6 +28,11 @@ impl Tree {
         count: 0,
     };
 
+    /// A tree put together from what [`Self::buckets`] and [`Self::count`] gave.
+    pub fn from_parts(buckets: [u64; BUCKETS], count: u32) -> Tree {
+        Tree { buckets, count }
+    }
+
     /// Replaces `old` by `new` in a bucket; [`NO_LEAF`] stands for nothing.
     ///
     /// A leaf may be taken out that was never put in: a damaged engine can hide a row from a scan and still find it by its

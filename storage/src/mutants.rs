@@ -68,10 +68,12 @@ pub enum Mutant {
     HintLost,
     /// What a read finds to differ at a fallback is repaired there, as if that were an owner.
     RepairFallback,
+    /// Where a key is written, siblings that have expired go with what the clock says of them.
+    DropExpiredClock,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 29] = [
+pub const ALL: [Mutant; 30] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -101,6 +103,7 @@ pub const ALL: [Mutant; 29] = [
     Mutant::ShipCorrupt,
     Mutant::HintLost,
     Mutant::RepairFallback,
+    Mutant::DropExpiredClock,
 ];
 
 #[cfg(feature = "mutants")]

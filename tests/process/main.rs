@@ -11,6 +11,8 @@ mod leave;
 mod main_job;
 mod operator;
 mod recover;
+mod rot;
 mod small_disk;
 mod storm;
+mod undelete;
 mod writers;

@@ -117,6 +117,15 @@ impl Admin for FakeNode {
         ))
     }
 
+    async fn scrub(
+        &self,
+        _: Request<v1::ScrubRequest>,
+    ) -> Result<Response<v1::ScrubResponse>, Status> {
+        Err(Status::unimplemented(
+            "the fake has nothing on a disk that could rot",
+        ))
+    }
+
     async fn show_layout(
         &self,
         _: Request<v1::ShowLayoutRequest>,

@@ -19,6 +19,8 @@ const KEY_BYTES_MAX: usize = 400;
 const VALUE_BYTES_MAX: usize = 1 << 20;
 /// The most siblings under one key.
 const SIBLINGS_MAX: usize = 64;
+/// How long the values that a delete replaced can be undeleted, in ms.
+const SOFT_DELETE_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Keys of a page whose request has no limit.
 const PAGE: usize = 100;
 
@@ -38,6 +40,7 @@ struct Object {
     /// The highest counter that was minted; a context is this number.
     clock: u64,
     siblings: Vec<Kept>,
+    tombstones: Vec<Tombstone>,
 }
 
 #[derive(Debug)]
@@ -45,6 +48,14 @@ struct Kept {
     dot: u64,
     value: Bytes,
     expires_at_ms: u64,
+}
+
+/// What a delete left.
+#[derive(Debug)]
+struct Tombstone {
+    dot: u64,
+    at_ms: u64,
+    values: Vec<Bytes>,
 }
 
 /// What the store is told of the cluster around it.
@@ -115,7 +126,7 @@ impl Store {
         } else {
             around.now_ms.saturating_add(put.ttl_ms)
         };
-        object.siblings.retain(|kept| kept.dot > covered);
+        object.replace(covered);
         object.clock += 1;
         object.siblings.push(Kept {
             dot: object.clock,
@@ -139,7 +150,11 @@ impl Store {
             });
         };
         object.expire(around.now_ms);
-        Ok(object.answer(evidence))
+        let mut answer = object.answer(evidence);
+        if get.deleted {
+            answer.deleted = object.deleted(around.now_ms);
+        }
+        Ok(answer)
     }
 
     fn delete(
@@ -158,8 +173,16 @@ impl Store {
         let object = self.object(&key);
         object.expire(around.now_ms);
         if fresh {
-            object.siblings.retain(|kept| kept.dot > covered);
+            let replaced = object.replace(covered);
             object.clock += 1;
+            object.tombstones.push(Tombstone {
+                dot: object.clock,
+                at_ms: around.now_ms,
+                values: match delete.purge {
+                    true => Vec::new(),
+                    false => replaced,
+                },
+            });
         }
         let siblings = u32::try_from(object.siblings.len()).expect("the siblings are limited");
         Ok(v1::DeleteResponse {
@@ -190,6 +213,7 @@ impl Store {
             },
             clock: 0,
             siblings: Vec::new(),
+            tombstones: Vec::new(),
         })
     }
 
@@ -254,6 +278,25 @@ impl Object {
             .retain(|kept| kept.expires_at_ms == 0 || kept.expires_at_ms > now_ms);
     }
 
+    /// Takes out what a context covers, and gives its values.
+    fn replace(&mut self, covered: u64) -> Vec<Bytes> {
+        self.tombstones.retain(|tombstone| tombstone.dot > covered);
+        let replaced = self.siblings.extract_if(.., |kept| kept.dot <= covered);
+        replaced.map(|kept| kept.value).collect()
+    }
+
+    /// What can be undeleted.
+    fn deleted(&self, now_ms: u64) -> Vec<Bytes> {
+        let mut values: Vec<Bytes> = Vec::new();
+        let young = |t: &&Tombstone| now_ms.saturating_sub(t.at_ms) < SOFT_DELETE_MS;
+        for value in self.tombstones.iter().filter(young).flat_map(|t| &t.values) {
+            if !values.contains(value) {
+                values.push(value.clone());
+            }
+        }
+        values
+    }
+
     fn context(&self) -> Bytes {
         let mut context = self.clock.to_be_bytes().to_vec();
         context.put_u64(token_of(&self.key).0);
@@ -273,6 +316,7 @@ impl Object {
                 self.context()
             },
             evidence: Some(evidence),
+            deleted: Vec::new(),
         }
     }
 

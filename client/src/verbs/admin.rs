@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Response, Status, transport::Channel};
 
+use super::scrub::{Scrubbing, scrubbing};
 use crate::{Client, Error, ask::Attempt, session::MESSAGE_BYTES_MAX};
 
 /// Where a key lives.
@@ -79,6 +80,10 @@ pub struct NodeStatus {
     pub behind: u64,
     /// Milliseconds that its exchanges which are due take at the present rate; 0: none, or unknown.
     pub exchange_left_ms: u64,
+    /// Keys whose record is damaged there, until it has come from other owners.
+    pub quarantined: u64,
+    /// How far it is with verifying what it has stored; `None` if it did not answer.
+    pub scrub: Option<Scrubbing>,
 }
 
 /// How far a node is with a repair.
@@ -335,6 +340,8 @@ fn node_status(wire: v1::NodeStatus) -> NodeStatus {
             bytes_per_s: receiving.bytes_per_s,
             left_ms: receiving.left_ms,
         }),
+        quarantined: wire.quarantined,
+        scrub: wire.scrub.map(scrubbing),
     }
 }
 

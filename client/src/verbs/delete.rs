@@ -24,6 +24,7 @@ pub struct Delete {
     pub(super) context: Option<Context>,
     pub(super) w: Option<u32>,
     pub(super) durability: Option<Durability>,
+    pub(super) purge: bool,
 }
 
 impl Delete {
@@ -35,6 +36,7 @@ impl Delete {
             context: None,
             w: None,
             durability: None,
+            purge: false,
         }
     }
 
@@ -55,6 +57,12 @@ impl Delete {
     /// What an acknowledged copy rests on.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
+        self
+    }
+
+    /// Keeps nothing of what is deleted, so that it cannot be [undeleted](Client::undelete).
+    pub fn purge(mut self) -> Self {
+        self.purge = true;
         self
     }
 
@@ -86,6 +94,7 @@ impl Delete {
                 self.common
                     .write_options(&inner.defaults, self.w, self.durability),
             ),
+            purge: self.purge,
         };
         match run(&Call::delete(inner, request, deadline), inner).await? {
             operation_result::Kind::Delete(delete) => Ok(Deleted::from_wire(delete, found)),

@@ -21,6 +21,7 @@ pub struct Get {
     pub(super) common: Common,
     pub(super) key: Bytes,
     pub(super) r: Option<u32>,
+    pub(super) deleted: bool,
 }
 
 impl Get {
@@ -30,6 +31,7 @@ impl Get {
             common: Common::default(),
             key,
             r: None,
+            deleted: false,
         }
     }
 
@@ -38,6 +40,12 @@ impl Get {
     /// How many copies answer before the read returns.
     pub fn r(mut self, r: u32) -> Self {
         self.r = Some(r);
+        self
+    }
+
+    /// Also reads what was deleted lately: see [`Read::deleted`].
+    pub fn deleted(mut self, deleted: bool) -> Self {
+        self.deleted = deleted;
         self
     }
 
@@ -50,6 +58,7 @@ impl Get {
         let request = GetRequest {
             key: Some(self.common.key(defaults, self.key)),
             options: Some(self.common.read_options(defaults, self.r)),
+            deleted: self.deleted,
         };
         let call = Call::get(request, deadline);
         let client = self.client;

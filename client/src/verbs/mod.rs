@@ -8,6 +8,8 @@ mod layout;
 mod modify;
 mod put;
 mod scan;
+mod scrub;
+mod undelete;
 
 pub use self::{
     admin::{
@@ -21,4 +23,6 @@ pub use self::{
     modify::{Change, Current, ReadModifyWrite},
     put::Put,
     scan::{Entry, ResumeToken, Scan},
+    scrub::{ScrubStart, Scrubbing},
+    undelete::Undelete,
 };

@@ -279,6 +279,7 @@ fn entry(wire: ScanEntry) -> Entry {
     let key = wire.key.unwrap_or_default();
     let namespace = namespace_of(&key).to_owned();
     let read = Read::from_wire(ringfort_proto::v1::GetResponse {
+        deleted: Vec::new(),
         siblings: wire.siblings,
         context: wire.context,
         evidence: None,

@@ -121,6 +121,59 @@ async fn a_value_with_a_lifetime_expires() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_deleted_comes_back_while_it_is_kept() {
+    let (_cluster, client) = cluster(3);
+    assert!(client.undelete("k").await.unwrap().is_none(), "nothing yet");
+    client.put("k", "v").await.unwrap();
+    client.delete("k").await.unwrap();
+    assert!(client.get("k").await.unwrap().deleted().is_empty());
+    let read = client.get("k").deleted(true).await.unwrap();
+    assert_eq!(
+        (read.is_found(), read.deleted()),
+        (false, &[Bytes::from("v")][..])
+    );
+    let back = client.undelete("k").await.unwrap().expect("it is kept");
+    assert_eq!((back.siblings, back.context.is_some()), (1, true));
+    assert_eq!(
+        client.get("k").await.unwrap().one().unwrap(),
+        Some(Bytes::from("v"))
+    );
+
+    let error = client.undelete("k").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::ConditionFailed, "a value is there");
+    assert!(!error.is_ambiguous());
+
+    client.delete("k").purge().await.unwrap();
+    assert!(client.undelete("k").await.unwrap().is_none(), "purged");
+
+    client.put("k", "v").await.unwrap();
+    client.delete("k").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+    assert!(client.undelete("k").await.unwrap().is_none(), "too late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_deleted_values_the_caller_chooses() {
+    let (_cluster, client) = cluster(3);
+    client.put("k", "a").await.unwrap();
+    client.put("k", "b").await.unwrap();
+    client.delete("k").await.unwrap();
+    let error = client.undelete("k").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::SeveralSiblings);
+    let read = client.get("k").deleted(true).await.unwrap();
+    assert_eq!(read.deleted().len(), 2);
+    let put = client.put("k", read.deleted()[1].clone());
+    let put = put.context(read.context().unwrap().clone()).await.unwrap();
+    assert_eq!(put.siblings, 1);
+    // With a lifetime of its own, since what it had is not kept.
+    client.delete("k").await.unwrap();
+    let back = client.undelete("k").ttl(Duration::from_secs(10)).await;
+    assert!(back.unwrap().is_some());
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(!client.get("k").await.unwrap().is_found());
+}
+
+#[tokio::test(start_paused = true)]
 async fn batches_keep_order_and_misses() {
     let (cluster, client) = cluster(3);
     let writes = (0..500).map(|i| Mutation::put(format!("k{i}"), format!("v{i}")));

@@ -26,6 +26,9 @@ pub struct Delete {
     /// Owners only: no other node may stand in for one
     #[arg(long)]
     strict: bool,
+    /// Keep nothing of it, so that it cannot be undeleted
+    #[arg(long)]
+    purge: bool,
     /// How to reach the nodes.
     #[command(flatten)]
     reach: Reach,
@@ -46,6 +49,9 @@ pub fn run(delete: &Delete, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         }
         if let Some(w) = delete.w {
             call = call.w(w);
+        }
+        if delete.purge {
+            call = call.purge();
         }
         if delete.strict {
             call = call.strict(true);

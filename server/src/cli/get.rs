@@ -23,6 +23,9 @@ pub struct Get {
     /// Owners only: no other node may stand in for one
     #[arg(long)]
     strict: bool,
+    /// With --json: also print values that were deleted lately
+    #[arg(long)]
+    deleted: bool,
     /// How to reach the nodes.
     #[command(flatten)]
     reach: Reach,
@@ -34,6 +37,11 @@ pub struct Get {
 /// Exit 7 without `--json`: there are several. Else as the client's.
 pub fn run(get: &Get, cli: &Cli, out: Out) -> Result<Exit, CliError> {
     let key = get.key.bytes()?;
+    if get.deleted && !out.json {
+        return Err(CliError::usage(
+            "--deleted needs --json: `undelete` brings a value back",
+        ));
+    }
     runtime()?.block_on(async {
         let client = get.reach.client(cli, &get.key.namespace)?;
         let mut call = client.get(key);
@@ -43,15 +51,20 @@ pub fn run(get: &Get, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         if get.strict {
             call = call.strict(true);
         }
-        let read = call.await?;
+        let read = call.deleted(get.deleted).await?;
         if out.json {
             let siblings: Vec<_> = read.siblings().iter().map(|s| client::value_json(&s.value)).collect();
-            out.value(&json!({
+            let mut answer = json!({
                 "found": read.is_found(),
                 "siblings": siblings,
                 "context": client::context_json(read.context()),
                 "evidence": client::evidence_json(read.evidence()),
-            }))?;
+            });
+            if get.deleted {
+                let deleted = read.deleted().iter().map(|value| client::value_json(value));
+                answer["deleted"] = deleted.collect();
+            }
+            out.value(&answer)?;
             return Ok(if read.is_found() { Exit::Done } else { Exit::NotFound });
         }
         match read.siblings() {

@@ -20,8 +20,10 @@ mod process;
 pub mod progress;
 pub mod put;
 pub mod repair;
+pub mod scrub;
 pub mod serve;
 pub mod status;
+pub mod undelete;
 pub mod whereis;
 
 use std::process::ExitCode;
@@ -73,12 +75,16 @@ pub enum Command {
     Get(get::Get),
     /// Delete one key
     Delete(delete::Delete),
+    /// Bring back what was deleted from one key
+    Undelete(undelete::Undelete),
     /// Write a file of rows
     Import(import::Import),
     /// Print every key as a line of JSON
     Export(export::Export),
     /// Print on which nodes a key lives
     Where(whereis::Where),
+    /// Have all nodes verify what they have stored
+    Scrub(scrub::Scrub),
     /// Print the state of the cluster
     Status(status::Status),
     /// Have all nodes compare what they hold with the other owners now, and mend what differs
@@ -119,9 +125,11 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Command::Put(put) => put::run(put, cli, out),
         Command::Get(get) => get::run(get, cli, out),
         Command::Delete(delete) => delete::run(delete, cli, out),
+        Command::Undelete(undelete) => undelete::run(undelete, cli, out),
         Command::Import(import) => import::run(import, cli, out),
         Command::Export(export) => export::run(export, cli, out),
         Command::Where(args) => whereis::run(args, cli, out),
+        Command::Scrub(scrub) => scrub::run(scrub, cli, out),
         Command::Status(status) => status::run(status, cli, out),
         Command::Repair(repair) => repair::run(repair, cli, out),
         Command::Layout(layout) => layout::run(layout, cli, out),

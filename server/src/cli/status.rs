@@ -113,6 +113,9 @@ fn healing(status: &ClusterStatus) -> String {
         if node.unsynced > 0 {
             remains.push(format!("{name} receives {} partitions anew", node.unsynced));
         }
+        if node.quarantined > 0 {
+            remains.push(format!("{name} has {} damaged keys", node.quarantined));
+        }
         if node.hints > 0 {
             remains.push(format!("{name} keeps {} hints for others", node.hints));
         }

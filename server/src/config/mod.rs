@@ -189,6 +189,12 @@ settings! {
     siblings: usize = Some("64"), (value_name = "COUNT");
     /// All siblings of one key together, at most
     object_bytes: ByteSize = Some("4MiB"), (value_name = "BYTES");
+    /// How long the values that a delete replaced are kept and can be undeleted; the same on all nodes
+    soft_delete: Duration = Some("24h"), (value_name = "DURATION");
+    /// Bytes a second that are read at most to verify what is stored
+    scrub_rate: ByteSize = Some("4MiB"), (value_name = "BYTES");
+    /// Everything stored is verified about so often
+    scrub_interval: Duration = Some("24h"), (value_name = "DURATION");
     /// Sessions of clients at once
     sessions: usize = Some("1024"), (value_name = "COUNT");
     /// Operations of one session without an answer taken
@@ -273,6 +279,7 @@ impl Config {
             value_bytes: self.value_bytes.bytes(),
             siblings: self.siblings,
             object_bytes: self.object_bytes.bytes(),
+            soft_delete: self.soft_delete,
             session_operations: self.session_operations,
             session_bytes: self.session_bytes.bytes(),
             sessions: self.sessions,

@@ -24,6 +24,9 @@ const MAX_WORKERS: usize = 1024;
 /// The longest timeout that makes sense.
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// The longest window or interval that makes sense: about ten years.
+const MAX_WINDOW: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
+
 impl Config {
     /// Judges the whole.
     ///
@@ -210,6 +213,7 @@ impl Problems<'_> {
             ("object_bytes", c.object_bytes, MAX_OBJECT),
             ("session_bytes", c.session_bytes, MAX_MEMORY),
             ("peer_queue_bytes", c.peer_queue_bytes, MAX_MEMORY),
+            ("scrub_rate", c.scrub_rate, MAX_MEMORY),
         ] {
             self.check((ByteSize(1)..=max).contains(&bytes), setting, || {
                 format!("is {bytes}: must be from 1 to {max}")
@@ -242,6 +246,14 @@ impl Problems<'_> {
         }
         self.check(c.drain_timeout <= MAX_TIMEOUT, "drain_timeout", || {
             format!("is {:?}: must be at most {MAX_TIMEOUT:?}", c.drain_timeout)
+        });
+        self.check(c.soft_delete <= MAX_WINDOW, "soft_delete", || {
+            format!("is {:?}: must be at most {MAX_WINDOW:?}", c.soft_delete)
+        });
+        let interval = c.scrub_interval;
+        let fine = !interval.is_zero() && interval <= MAX_WINDOW;
+        self.check(fine, "scrub_interval", || {
+            format!("is {interval:?}: must be more than 0 and at most {MAX_WINDOW:?}")
         });
         self.check(c.workers <= MAX_WORKERS, "workers", || {
             format!("is {}: must be at most {MAX_WORKERS}", c.workers)

@@ -87,7 +87,8 @@ impl Step<'_> {
                 let owners = self.readers(partition, spec.strict);
                 self.check_readable(partition, owners, spec.need)?;
                 let key = key.clone();
-                let reading = Self::new_reading(key, owners, spec.need, None);
+                let mut reading = Self::new_reading(key, owners, spec.need, None);
+                reading.tells_deleted = spec.deleted;
                 let id = self.insert(arrival, None, owners, Phase::Reading(Box::new(reading)));
                 self.begin_read(id);
                 return Ok(());
@@ -105,7 +106,9 @@ impl Step<'_> {
                 );
                 operation::check_put(&put, key, cluster, layout, &self.parts.limits)?
             }
-            Some(Kind::Delete(delete)) => operation::check_delete(&delete, key, cluster, layout)?,
+            Some(Kind::Delete(delete)) => {
+                operation::check_delete(&delete, key, cluster, layout, &self.parts.limits)?
+            }
             None => return Err(Failure::new(Reason::BadRequest, "no operation")),
         };
         self.start_write(spec, arrival)

@@ -31,6 +31,8 @@ pub(super) struct ReadSpec {
     pub need: u32,
     /// Only owners count.
     pub strict: bool,
+    /// Whether what can be undeleted is told, too.
+    pub deleted: bool,
 }
 
 /// A write, checked.
@@ -112,6 +114,7 @@ pub(super) fn check_get(get: &v1::GetRequest, layout: &Layout) -> Result<ReadSpe
     Ok(ReadSpec {
         need: quorum("r", options.and_then(|o| o.r), layout)?,
         strict: options.and_then(|o| o.strict).unwrap_or(false),
+        deleted: get.deleted,
     })
 }
 
@@ -158,14 +161,20 @@ pub(super) fn check_delete(
     key: &Key,
     cluster: u64,
     layout: &Layout,
+    limits: &Limits,
 ) -> Result<WriteSpec, Failure> {
     if delete.context.is_empty() {
         let why = "a delete needs the context of a read of the same key";
         return Err(Failure::new(Reason::BadContext, why));
     }
     let context = decode_context(&delete.context, cluster, key)?;
+    // What nobody could undelete is not kept.
+    let payload = match delete.purge || limits.soft_delete.is_zero() {
+        true => NewPayload::Purge,
+        false => NewPayload::Delete,
+    };
     write_spec(
-        NewPayload::Delete,
+        payload,
         Some(context),
         0,
         false,

@@ -188,6 +188,8 @@ pub(super) struct Reading {
     pub get: Get,
     pub then: Option<Intent>,
     pub answered: bool,
+    /// Whether the answer tells what can be undeleted.
+    pub tells_deleted: bool,
 }
 
 /// How far an operation is.

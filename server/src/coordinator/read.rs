@@ -41,6 +41,7 @@ impl Step<'_> {
             ),
             then,
             answered: false,
+            tells_deleted: false,
         }
     }
 
@@ -251,7 +252,18 @@ impl Step<'_> {
             siblings: live_siblings(object, self.wall_ms),
             context: context_of(object, self.view.cluster().0, &pending.key),
             evidence: Some(evidence),
+            deleted: match reading.tells_deleted {
+                true => self.deleted(object),
+                false => Vec::new(),
+            },
         })
+    }
+
+    /// The values that can be undeleted.
+    fn deleted(&self, object: &Object) -> Vec<Bytes> {
+        let window_ms = self.parts.limits.soft_delete.as_millis() as u64;
+        let values = object.deleted(self.steady_ms, window_ms).into_iter();
+        values.filter_map(|value| value.bytes().cloned()).collect()
     }
 
     /// Brings the owners whose copies differ up to the merged object.

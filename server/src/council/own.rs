@@ -6,11 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringfort_ring::{Change, Decree, Member, StoreId, plan_hash};
-use ringfort_storage::{
-    Store,
-    identity::{Identity, Unsynced},
-    twoslot::SlotError,
-};
+use ringfort_storage::{Store, twoslot::SlotError};
 
 use super::{Council, Part};
 use crate::{
@@ -119,8 +115,7 @@ impl Council {
 impl Own {
     /// Notes durably that no copy of this store counts toward a read, before any request could be served by another view.
     fn count_for_nothing(&self) -> Result<(), SlotError> {
-        let unsynced = |identity: &mut Identity| identity.unsynced = Unsynced::All;
-        self.store.identity().update(unsynced)?;
+        self.store.count_for_nothing()?;
         self.views.set_own_unsynced(|| own_unsynced(&self.store));
         Ok(())
     }

@@ -88,6 +88,25 @@ impl Admin for AdminService {
         Ok(Response::new(status))
     }
 
+    async fn scrub(
+        &self,
+        _: Request<v1::ScrubRequest>,
+    ) -> Result<Response<v1::ScrubResponse>, Status> {
+        let answers = self.parts.asker.scrub(self.parts.timeout).await;
+        let mine = self.parts.greeter.scrub.get().map(|scrub| scrub.ask());
+        let view = self.parts.views.current();
+        let nodes = view.members().map(|member| v1::ScrubStart {
+            name: member.name.to_string(),
+            pass: match member.store_id == view.my_store() {
+                true => mine,
+                false => answers.get(&member.store_id).copied().flatten(),
+            }
+            .unwrap_or(0),
+        });
+        let nodes = nodes.collect();
+        Ok(Response::new(v1::ScrubResponse { nodes }))
+    }
+
     async fn show_layout(
         &self,
         _: Request<v1::ShowLayoutRequest>,
@@ -206,6 +225,8 @@ fn status(
                 unsynced: said.map_or(told, |answer| answer.unsynced.len()) as u64,
                 receiving: said.and_then(receiving),
                 held: said.and_then(held),
+                quarantined: said.map_or(0, |answer| answer.quarantined),
+                scrub: said.and_then(|answer| answer.scrub.as_ref()).map(scrubbing),
                 ..v1::NodeStatus::default()
             }
         })
@@ -255,6 +276,18 @@ fn held(said: &peer::HelloResponse) -> Option<v1::HeldHints> {
         delivered: held.delivered,
         waiting: waiting.collect(),
     })
+}
+
+fn scrubbing(said: &peer::Scrubbing) -> v1::Scrubbing {
+    v1::Scrubbing {
+        passes: said.passes,
+        running: said.running,
+        per_mille: said.per_mille,
+        records: said.records,
+        bytes: said.bytes,
+        damaged: said.damaged,
+        last_ms: said.last_ms,
+    }
 }
 
 fn state(said: Option<&peer::HelloResponse>, health: Option<NodeHealth>) -> &'static str {

@@ -122,6 +122,7 @@ async fn unary_verbs_and_batches_answer_in_order() {
     let get = v1::GetRequest {
         key: key("a"),
         options: None,
+        ..v1::GetRequest::default()
     };
     let got = client
         .get(timed(get.clone()))
@@ -141,6 +142,7 @@ async fn unary_verbs_and_batches_answer_in_order() {
                 key: key("a"),
                 context: put.context,
                 options: None,
+                ..v1::DeleteRequest::default()
             })),
         },
     ];
@@ -167,6 +169,7 @@ async fn unary_verbs_and_batches_answer_in_order() {
         v1::GetRequest {
             key: key("b"),
             options: None,
+            ..v1::GetRequest::default()
         },
     ];
     let read = client

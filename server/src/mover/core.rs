@@ -25,6 +25,8 @@ pub struct Known<'a> {
     pub is_synced: &'a dyn Fn(PartitionId) -> bool,
     /// The same of another store, as far as this node has heard.
     pub counts: &'a dyn Fn(StoreId, PartitionId) -> bool,
+    /// Whether nothing but damage is wrong with this store's copy of a partition, so that it may be known what it lacks.
+    pub is_damaged: &'a dyn Fn(PartitionId) -> bool,
 }
 
 /// One thing to do.
@@ -70,6 +72,20 @@ pub struct Receipt {
     pub from: Vec<StoreId>,
     /// Of so many of them the copies must count.
     pub counting: usize,
+    /// Whether it is to be had by fetching what damage took from this store's copy.
+    pub damage: Damage,
+}
+
+/// What the loss of single records has to do with a partition that is to be received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Damage {
+    /// Nothing: it is received whole.
+    #[default]
+    None,
+    /// What was lost is fetched; if that cannot be told, the partition is received whole.
+    First,
+    /// What was lost is fetched; too few copies count for the partition to be received whole.
+    Only,
 }
 
 /// What to do next.
@@ -124,7 +140,7 @@ fn receiving(known: &Known<'_>) -> Receiving {
             }
             sources => sources,
         };
-        receiving.add(known, (acquisition.partition, layout), sources);
+        receiving.add(known, acquisition, layout, sources);
     }
     receiving
 }
@@ -136,39 +152,49 @@ fn repairing(known: &Known<'_>) -> Receiving {
     let owned = known.owned.iter();
     for owned in owned.filter(|o| !(known.is_synced)(o.partition)) {
         let sources = known.history.sources_of_repair(&owned.from);
-        missing.add(known, (owned.partition, layout), sources);
+        missing.add(known, owned, layout, sources);
     }
     missing
 }
 
 impl Receiving {
-    fn add(
-        &mut self,
-        known: &Known<'_>,
-        (partition, layout): (PartitionId, Epoch),
-        sources: Sources,
-    ) {
-        match sources {
-            Sources::Wait(stores) => self.waits_for.extend(stores),
-            Sources::Lost(_) => self.lost.push(partition),
+    fn add(&mut self, known: &Known<'_>, wanted: &Acquisition, layout: Epoch, sources: Sources) {
+        let partition = wanted.partition;
+        let is_damaged = (known.is_damaged)(partition);
+        let (stores, counting) = match sources {
+            Sources::Wait(stores) => return self.waits_for.extend(stores),
+            Sources::Lost(_) => (Vec::new(), None),
             Sources::From { stores, counting } => {
                 let counted = stores.iter().filter(|s| (known.counts)(**s, partition));
-                if counted.count() < counting {
-                    self.lost.push(partition);
-                    return;
-                }
-                // Each old owner streams its share.
-                let first = partition.0 as usize % stores.len().max(1);
-                let mut from = stores;
-                from.rotate_left(first);
-                self.ready.push(Receipt {
-                    partition,
-                    layout,
-                    from,
-                    counting,
-                });
+                let enough = counted.count() >= counting;
+                (stores, enough.then_some(counting))
             }
-        }
+        };
+        let damage = match (counting, is_damaged) {
+            (None, false) => return self.lost.push(partition),
+            (None, true) => Damage::Only,
+            (Some(_), true) => Damage::First,
+            (Some(_), false) => Damage::None,
+        };
+        let mut from = match damage {
+            // Whoever can be asked: what is lost is told by itself.
+            Damage::Only => {
+                let excused = known.history.decree().excused();
+                let present = wanted.from.iter().filter(|s| !excused.contains_key(*s));
+                present.copied().collect()
+            }
+            Damage::None | Damage::First => stores,
+        };
+        // Each old owner streams its share.
+        let first = partition.0 as usize % from.len().max(1);
+        from.rotate_left(first);
+        self.ready.push(Receipt {
+            partition,
+            layout,
+            from,
+            counting: counting.unwrap_or(usize::MAX),
+            damage,
+        });
     }
 }
 

@@ -145,6 +145,22 @@ impl Local {
         }
     }
 
+    /// Ends the quarantine of a partition's keys, see [`Store::settle`]. Gives the log sequence that makes it durable.
+    pub async fn settle(&self, partition: PartitionId) -> u64 {
+        loop {
+            match self.block(move |store| store.settle(partition.0)).await {
+                Ok(sequence) => return sequence,
+                Err(EraseError::Full(full)) => tracing::debug!(%full, "a repair waits"),
+                // The store says so itself, and the node ends.
+                Err(EraseError::Engine(error)) => {
+                    tracing::error!(%error, "the engine failed while repairing");
+                    std::future::pending::<()>().await;
+                }
+            }
+            tokio::time::sleep(FULL_REST).await;
+        }
+    }
+
     /// Merges a copy that was received; waits for room. Gives the log sequence that makes it durable.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub(crate) mod local;
 pub mod pace;
 pub mod progress;
 mod receive;
+mod restore;
 
 use std::{
     collections::BTreeMap,
@@ -197,6 +198,7 @@ impl Mover {
             owned: &owned,
             is_synced: &|partition| !identity.unsynced.contains(partition.0),
             counts: &|store, partition| view.counts(store, partition),
+            is_damaged: &|partition| self.parts.store.lost_to_damage(partition.0),
         })
     }
 
@@ -335,6 +337,9 @@ enum Setback {
     /// Of some who hold it something is missing, too.
     #[error("too few copies of it count")]
     Uncounted,
+    /// What damage took from this copy is not what others have, and too few of their copies count.
+    #[error("no copy is what was lost here, and too few of them count")]
+    Unexplained,
     /// What came is not what was asked for, or damaged on its way.
     #[error("{store} sent what cannot be used: {why}")]
     Bad {

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use super::{
     AGAIN, End, Mover, Setback, Turn,
-    core::{Ask, Receipt, Receiving, Stage},
+    core::{Ask, Damage, Receipt, Receiving, Stage},
     until_durable,
 };
 use crate::{
@@ -40,22 +40,16 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE_BYTES: u64 = SCAN_BYTES_MAX / 4;
 
 /// A partition that is to be received, as long as the view is this one.
-struct Job<'a> {
-    view: &'a View,
-    receipt: Receipt,
+pub(super) struct Job<'a> {
+    pub(super) view: &'a View,
+    pub(super) receipt: Receipt,
 }
 
 impl Mover {
     /// One pass over what can be received now.
     pub(super) async fn receive(&mut self, view: &View, receiving: Receiving) -> Result<Turn, End> {
         self.tell_progress();
-        let is_news = self.parts.progress.lost(receiving.lost.len());
-        if is_news && !receiving.lost.is_empty() {
-            tracing::warn!(
-                partitions = receiving.lost.len(),
-                "too few copies that count are left to receive from: see `layout accept-loss`"
-            );
-        }
+        let lost = receiving.lost.len();
         if self.received_as != self.parts.store.actor() {
             self.stages_of_none();
             self.received_as = self.parts.store.actor();
@@ -86,6 +80,13 @@ impl Mover {
             }
         }
         this.mark(&mut pass).await?;
+        let lost = lost + pass.unexplained;
+        if this.parts.progress.lost(lost) && lost > 0 {
+            tracing::warn!(
+                partitions = lost,
+                "too few copies that count are left to receive from: see `layout accept-loss`"
+            );
+        }
         Ok(match pass.any || pass.is_over {
             true => Turn::Again,
             false => Turn::Wait(AGAIN),
@@ -96,9 +97,12 @@ impl Mover {
     async fn mark(&self, pass: &mut Pass) -> Result<(), End> {
         pass.marked = self.parts.clock.now();
         let finished = std::mem::take(&mut pass.finished);
-        let Some(last) = finished.iter().map(|(_, sequence)| *sequence).max() else {
+        let Some(mut last) = finished.iter().map(|(_, sequence)| *sequence).max() else {
             return Ok(());
         };
+        for (partition, _) in &finished {
+            last = self.local.settle(*partition).await.max(last);
+        }
         until_durable(self.local.store().durable(), last).await;
         let partitions: Vec<PartitionId> = finished.iter().map(|(p, _)| *p).collect();
         pass.any |= self.local.vouch(&partitions, self.received_as).await?;
@@ -109,6 +113,14 @@ impl Mover {
     /// Receives one partition; gives the log sequence that makes it durable.
     async fn one(&self, job: Job<'_>) -> (PartitionId, Result<u64, Setback>) {
         let partition = job.receipt.partition;
+        if job.receipt.damage != Damage::None {
+            match self.restore(&job).await {
+                Ok(Some(sequence)) => return (partition, Ok(sequence)),
+                Ok(None) if job.receipt.damage == Damage::First => {}
+                Ok(None) => return (partition, Err(Setback::Unexplained)),
+                Err(setback) => return (partition, Err(setback)),
+            }
+        }
         let mut stage = self.stages().remove(&partition).unwrap_or_default();
         let result = loop {
             if self.parts.views.current().epoch() != job.view.epoch() {
@@ -189,7 +201,7 @@ impl Mover {
     }
 
     /// Merges the objects of a page.
-    async fn merge(
+    pub(super) async fn merge(
         &self,
         job: &Job<'_>,
         store: StoreId,
@@ -221,27 +233,35 @@ impl Mover {
         let mut all = Came::nothing(page.counts);
         let mut wanted = self.differing(job, store, page.moved).await?;
         while !wanted.is_empty() {
-            let request = peer::TransferRequest {
-                layout: job.receipt.layout.0,
-                partition: job.receipt.partition.0,
-                keys: wanted.clone(),
-                max_bytes: PAGE_BYTES,
-                ..peer::TransferRequest::default()
-            };
-            let answer = self.ask(job.view, store, request).await?;
-            let asked_for: BTreeSet<&Bytes> = wanted.iter().collect();
-            let fits = answer
-                .moved
-                .iter()
-                .all(|moved| asked_for.contains(&moved.key));
-            if answer.moved.is_empty() || answer.moved.len() > wanted.len() || !fits {
-                let why = "other keys than were asked for".to_owned();
-                return Err(Setback::Bad { store, why });
-            }
+            let answer = self.these(job, store, &wanted).await?;
             wanted.drain(..answer.moved.len());
             all.add(self.merge(job, store, answer).await?);
         }
         Ok(all)
+    }
+
+    /// As many of these keys, from the first on, as the store answers with: one at least.
+    pub(super) async fn these(
+        &self,
+        job: &Job<'_>,
+        store: StoreId,
+        wanted: &[Bytes],
+    ) -> Result<peer::TransferResponse, Setback> {
+        let request = peer::TransferRequest {
+            layout: job.receipt.layout.0,
+            partition: job.receipt.partition.0,
+            keys: wanted.to_vec(),
+            max_bytes: PAGE_BYTES,
+            ..peer::TransferRequest::default()
+        };
+        let answer = self.ask(job.view, store, request).await?;
+        let told = answer.moved.iter().map(|moved| &moved.key);
+        let fits = told.eq(wanted.iter().take(answer.moved.len()));
+        if answer.moved.is_empty() || answer.moved.len() > wanted.len() || !fits {
+            let why = "other keys than were asked for".to_owned();
+            return Err(Setback::Bad { store, why });
+        }
+        Ok(answer)
     }
 
     /// The framed keys of those leaves that differ from what is here.
@@ -270,10 +290,10 @@ impl Mover {
 }
 
 /// What came of asking an old owner.
-struct Came {
+pub(super) struct Came {
     bytes: u64,
     /// The last log sequence of what was changed here for it.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// Whether its copy counts, as it says.
     counts: bool,
 }
@@ -305,6 +325,8 @@ struct Pass {
     any: bool,
     /// The layout has changed.
     is_over: bool,
+    /// Partitions that lost records which no copy explains, and of which too few copies count.
+    unexplained: usize,
 }
 
 impl Pass {
@@ -315,17 +337,19 @@ impl Pass {
             unreached: BTreeSet::new(),
             any: false,
             is_over: false,
+            unexplained: 0,
         }
     }
 
     fn may_end(&self, receipt: &Receipt) -> bool {
-        !receipt.from.iter().any(|s| self.unreached.contains(s))
+        receipt.damage != Damage::None || !receipt.from.iter().any(|s| self.unreached.contains(s))
     }
 
     fn note(&mut self, setback: &Setback) {
         match setback {
             Setback::Changed | Setback::Forgot => self.is_over = true,
             Setback::Unreached(who) => drop(self.unreached.insert(who.store)),
+            Setback::Unexplained => self.unexplained += 1,
             Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, future::join_all};
 use ringfort_proto::{
     Failure, Reason,
-    peer::{HelloRequest, HelloResponse, peer_client::PeerClient},
+    peer::{HelloRequest, HelloResponse, ScrubRequest, peer_client::PeerClient},
 };
 use ringfort_ring::{Decree, StoreId};
 use tokio::sync::watch;
@@ -136,6 +136,27 @@ impl Asker {
             let asked = members.iter_mut().filter(|(store, _)| is_asked(**store));
             asked.map(question).collect()
         };
+        join_all(questions).await.into_iter().collect()
+    }
+
+    /// Has all other members verify what they hold, side by side; gives the numbers of the passes that begin, `None` for silence.
+    pub async fn scrub(&self, timeout: Duration) -> BTreeMap<StoreId, Option<u64>> {
+        let cluster_id = self.roster.hello_request().cluster_id;
+        let clients: Vec<_> = {
+            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            let clients = members
+                .iter()
+                .map(|(s, reached)| (*s, reached.client.clone()));
+            clients.collect()
+        };
+        let questions = clients.into_iter().map(|(store, mut client)| async move {
+            let asked = client.scrub(ScrubRequest { cluster_id });
+            let answer = tokio::time::timeout(timeout, asked).await;
+            let answer = answer.ok().and_then(Result::ok).map(|a| a.into_inner());
+            // Another store may have taken over the address.
+            let pass = answer.filter(|a| a.store_id == store.0).map(|a| a.pass);
+            (store, pass)
+        });
         join_all(questions).await.into_iter().collect()
     }
 

@@ -18,6 +18,7 @@ use crate::{
     health::{Health, Phase},
     mover::progress::Progress,
     peer::{Heard, Membership},
+    scrub::Scrub,
 };
 
 /// Answers for this node.
@@ -36,6 +37,8 @@ pub struct Greeter {
     pub progress: Arc<Progress>,
     /// What it holds for owners that were down, once it is a member.
     pub hints: OnceLock<Arc<handoff::figures::Figures>>,
+    /// Its scrub, once it is a member that has recovered.
+    pub scrub: OnceLock<Arc<Scrub>>,
     /// Its gossip, once it is a member that has recovered.
     pub gossip: OnceLock<Arc<Gossiper>>,
     /// How its exchanges are, once it takes part.
@@ -70,12 +73,14 @@ impl Greeter {
             });
             response.behind = behind.collect();
         }
+        response.scrub = self.scrub.get().map(|scrub| scrub.to_wire());
         if let Some(store) = self.store.get() {
             let stats = store.stats();
             response.durable_sequence = stats.durable_sequence;
             response.keys = stats.keys;
             response.hints = store.hint_stats().count as u64;
             response.unsynced = store.unsynced();
+            response.quarantined = stats.quarantined as u64;
         }
         response
     }
@@ -139,6 +144,17 @@ impl Membership for Greeter {
             Some(gossip) => gossip.answer(message),
             None => Err(Status::unavailable("this node does not gossip yet")),
         }
+    }
+
+    async fn scrub(&self, request: peer::ScrubRequest) -> Result<peer::ScrubResponse, Status> {
+        self.fence(request.cluster_id)?;
+        let words = "this node holds nothing yet";
+        let failure = || Failure::new(Reason::QuorumUnavailable, words);
+        let scrub = self.scrub.get().ok_or_else(failure)?;
+        Ok(peer::ScrubResponse {
+            store_id: self.roster.store_id().0,
+            pass: scrub.ask(),
+        })
     }
 
     async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteResponse, Status> {

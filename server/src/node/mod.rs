@@ -55,6 +55,7 @@ mod purpose {
     pub const CLIENT_ID: u64 = 5;
     pub const GOSSIP: u64 = 6;
     pub const EXCHANGE: u64 = 7;
+    pub const SCRUB: u64 = 20;
 }
 
 /// Runs one node until `shutdown` completes (then `Ok`) or it cannot go on.
@@ -221,6 +222,7 @@ impl Node {
             heard: self.heard.clone(),
             progress: Arc::default(),
             hints: OnceLock::new(),
+            scrub: OnceLock::new(),
             gossip: OnceLock::new(),
             board: OnceLock::new(),
             steady: self.steady.clone(),

@@ -209,6 +209,18 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
                 stats.quarantined as u64,
             ),
             gauge(
+                "store_damaged_records",
+                "Records that failed their verification since the start, which reads them all",
+                None,
+                stats.damaged,
+            ),
+            gauge(
+                "store_engine_set_aside",
+                "1 if this start found the engine's files unusable and put them aside",
+                None,
+                u64::from(stats.engine_replaced),
+            ),
+            gauge(
                 "store_drains",
                 "Times that the table was written down to the engine since the start",
                 None,

@@ -43,6 +43,7 @@ use crate::{
     mover::{self, End, Mover},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
     peer::{Bulk, DataSlot, Fences, Links, service},
+    scrub::{self, Scrub},
     view::{View, Views},
 };
 
@@ -226,6 +227,9 @@ impl Node {
         let figures = refresh::figures(&base.store, &data.links);
         let progress = base.greeter.progress.clone();
         let figures = hints.joined(mover::progress::joined(figures, progress));
+        let scrub = self.scrub(&base, &data);
+        tasks.spawn(scrub.clone().run());
+        let figures = scrub::joined(figures, scrub);
         let shown = board.clone();
         self.metrics.add_probe(Box::new(move || {
             let mut all = figures();
@@ -306,6 +310,23 @@ impl Node {
         let _ = base.greeter.hints.set(figures.clone());
         tasks.spawn(worker.run());
         figures
+    }
+
+    /// The worker that verifies what is stored.
+    fn scrub(&self, base: &Base, data: &DataPath) -> Arc<Scrub> {
+        let scrub = Scrub::new(scrub::Parts {
+            clock: self.parts.clock.clone(),
+            store: base.store.clone(),
+            pool: base.driven.pool(),
+            coordinator: data.coordinator.clone(),
+            counters: self.counters.clone(),
+            bytes_per_s: self.config.scrub_rate.0,
+            interval: self.config.scrub_interval,
+            jitter: start::chance(self.parts.seed, purpose::SCRUB).random(),
+        });
+        // Set once: a node comes here once.
+        let _ = base.greeter.scrub.set(scrub.clone());
+        scrub
     }
 
     /// Starts the worker that carries out changes of layouts.

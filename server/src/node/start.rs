@@ -12,7 +12,7 @@ use ringfort_ring::{
 use ringfort_storage::{
     Store,
     disk::Disk,
-    identity::{Identity, IdentityFile, Unsynced},
+    identity::{Identity, IdentityFile},
     mutants::{Mutant, is_planted},
     store::LOCK_FILE,
 };
@@ -196,8 +196,7 @@ pub fn judge_memory(store: &Store, answers: &Answers) -> Result<(), Fatal> {
     );
     store.replace_actor();
     store
-        .identity()
-        .update(|identity| identity.unsynced = Unsynced::All)
+        .count_for_nothing()
         .map_err(|error| Fatal::Storage(error.to_string()))
 }
 

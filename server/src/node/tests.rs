@@ -1,5 +1,6 @@
 //! Whole nodes in one process: real gRPC over connections in memory, real files, an engine in memory.
 
+mod damage;
 mod join;
 mod layout;
 mod moves;

@@ -29,6 +29,9 @@ pub trait Membership: Send + Sync + 'static {
     /// Answers one message of an exchange of gossip.
     async fn gossip(&self, message: peer::GossipMessage) -> Result<peer::GossipMessage, Status>;
 
+    /// Begins to verify all that is stored.
+    async fn scrub(&self, request: peer::ScrubRequest) -> Result<peer::ScrubResponse, Status>;
+
     /// Votes on the next decree.
     async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteResponse, Status>;
 
@@ -111,6 +114,14 @@ impl Peer for PeerService {
         request: Request<peer::DecreesRequest>,
     ) -> Result<Response<peer::DecreesResponse>, Status> {
         let answer = self.membership.decrees(request.into_inner()).await;
+        answer.map(Response::new)
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<peer::ScrubRequest>,
+    ) -> Result<Response<peer::ScrubResponse>, Status> {
+        let answer = self.membership.scrub(request.into_inner()).await;
         answer.map(Response::new)
     }
 

@@ -136,6 +136,10 @@ impl Membership for NoMembership {
         Err(Status::unimplemented("not under test"))
     }
 
+    async fn scrub(&self, _: peer::ScrubRequest) -> Result<peer::ScrubResponse, Status> {
+        Err(Status::unimplemented("not under test"))
+    }
+
     async fn vote(&self, _: peer::VoteRequest) -> Result<peer::VoteResponse, Status> {
         Err(Status::unimplemented("not under test"))
     }

@@ -67,6 +67,7 @@ pub fn get(k: &str) -> Kind {
     Kind::Get(v1::GetRequest {
         key: key(k),
         options: None,
+        ..v1::GetRequest::default()
     })
 }
 
@@ -79,6 +80,7 @@ pub fn get_r(k: &str, r: u32) -> Kind {
     Kind::Get(v1::GetRequest {
         key: key(k),
         options,
+        ..v1::GetRequest::default()
     })
 }
 
@@ -88,6 +90,7 @@ pub fn delete(k: &str, context: &Bytes) -> Kind {
         key: key(k),
         context: context.clone(),
         options: None,
+        ..v1::DeleteRequest::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! What the commit log holds: one entry per change.
 //!
-//! Shape: `kind 1 ‖ …`; objects and erasures go on with `token 8 LE ‖ length of framed key 2 LE ‖ framed key`, an
+//! Shape: `kind 1 ‖ …`; objects (merged, or whole) and erasures go on with `token 8 LE ‖ length of framed key 2 LE ‖ framed key`, an
 //! object with its record to the end of the entry; hints likewise, but for `generation 8 LE ‖ taken at 8 LE` before the record of
 //! one that is taken; an intent with `sequence 8 LE ‖ (root 8 LE ‖ count 4 LE)*`, first of hints; a start is its kind alone. The length and checksum of an entry are the log's.
 
@@ -16,6 +16,7 @@ const KIND_INTENT: u8 = 3;
 const KIND_START: u8 = 4;
 const KIND_HINT: u8 = 5;
 const KIND_HINT_GONE: u8 = 6;
+const KIND_WHOLE: u8 = 11;
 const ROOT_BYTES: usize = 12;
 
 /// One entry of the log, decoded.
@@ -23,6 +24,13 @@ const ROOT_BYTES: usize = 12;
 pub enum LogEntry {
     /// The object of `key` is now this one, whole.
     Object {
+        /// Its key.
+        key: Key,
+        /// The whole object.
+        record: Record,
+    },
+    /// The object of `key` is now this one, whatever is under it: that was damaged, and this was earned without it.
+    Whole {
         /// Its key.
         key: Key,
         /// The whole object.
@@ -67,6 +75,7 @@ impl LogEntry {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             LogEntry::Object { key, record } => encode_object(key, record, out),
+            LogEntry::Whole { key, record } => encode_whole(key, record, out),
             LogEntry::Erase { key } => encode_erase(key, out),
             LogEntry::Intent {
                 sequence,
@@ -96,6 +105,11 @@ impl LogEntry {
                 let record = decode_record(&key, encoded, verify_values)?;
                 Ok(LogEntry::Object { key, record })
             }
+            KIND_WHOLE => {
+                let (key, encoded) = decode_key(body)?;
+                let record = decode_record(&key, encoded, verify_values)?;
+                Ok(LogEntry::Whole { key, record })
+            }
             KIND_ERASE => match decode_key(body)? {
                 (key, []) => Ok(LogEntry::Erase { key }),
                 _ => Err(CodecError::Length),
@@ -116,6 +130,13 @@ impl LogEntry {
 /// Appends the entry of a changed object.
 pub fn encode_object(key: &Key, record: &Record, out: &mut Vec<u8>) {
     out.push(KIND_OBJECT);
+    encode_key(key, out);
+    encode_record(record, out);
+}
+
+/// Appends the entry of an object that stands in the place of what was damaged.
+pub fn encode_whole(key: &Key, record: &Record, out: &mut Vec<u8>) {
+    out.push(KIND_WHOLE);
     encode_key(key, out);
     encode_record(record, out);
 }

@@ -17,7 +17,7 @@ pub(crate) mod tests;
 
 pub use entry::{
     LogEntry, encode_erase, encode_hint, encode_hint_gone, encode_intent, encode_object,
-    encode_start,
+    encode_start, encode_whole,
 };
 pub(crate) use head::encode_head;
 pub use hint::{HintRow, decode_hint_row, encode_hint_row};

@@ -298,6 +298,10 @@ fn entries() -> Vec<LogEntry> {
     });
     entries.extend(hints);
     entries.push(LogEntry::HintGone { key: key() });
+    entries.extend(samples().into_iter().map(|object| LogEntry::Whole {
+        key: key(),
+        record: Record::new(&key(), object),
+    }));
     entries.push(LogEntry::Erase { key: key() });
     entries.push(LogEntry::Start);
     entries.push(LogEntry::Intent {

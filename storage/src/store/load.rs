@@ -1,10 +1,12 @@
 //! Filling the table from the engine. Keeps I2: a load never lets an older value win over a write that came while it
 //! read, because the writes find its placeholder and merge into it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, Slot};
 use super::merging::fold;
+use super::quarantine::Added;
 use super::rowio::{self, Stored};
 use super::{Inner, Store};
 use crate::engine::EngineError;
@@ -84,6 +86,9 @@ impl Inner {
             Ok(Stored::Record(record)) => Some(Arc::new(record)),
             Ok(Stored::Nothing) => None,
             Ok(Stored::Damaged) => {
+                if let Some(whole) = self.whole_meanwhile(key) {
+                    return Ok(Read::Found(whole));
+                }
                 self.quarantine(key);
                 self.abandon_load(key);
                 return Ok(Read::Quarantined);
@@ -108,6 +113,14 @@ impl Inner {
         Ok(Read::Found(Arc::clone(entry.slot.record())))
     }
 
+    /// Unpins, if what the engine holds matters no more: the entry is whole by itself.
+    fn whole_meanwhile(&self, key: &Key) -> Option<Arc<Record>> {
+        let mut shard = self.table.lock_key(key);
+        let whole = Arc::clone(shard.get(key)?.slot.whole()?);
+        self.table.change(&mut shard, key, |entry| entry.pins -= 1);
+        Some(whole)
+    }
+
     /// Unpins, and removes a placeholder that nothing was merged into.
     fn abandon_load(&self, key: &Key) {
         let mut shard = self.table.lock_key(key);
@@ -125,15 +138,14 @@ impl Inner {
     /// its actor is replaced, and the partition counts no longer as synced.
     pub(super) fn quarantine(&self, key: &Key) {
         let partition = self.partition_of(key.token());
-        if !self.quarantine.add(key, partition) {
+        // Held until all is changed: the drain, which looks through the partition, notes what was lost under it, too.
+        let mut evidence = self.evidence.lock();
+        let added = self.quarantine.add(key, partition);
+        if added == Added::Known {
             return;
         }
+        self.damaged.fetch_add(1, Ordering::Relaxed);
         self.table.changes().note_partition(partition);
-        self.heal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(partition);
-        self.wake.notify();
         let actor = self.mint.rotate();
         tracing::error!(
             ?key,
@@ -141,9 +153,18 @@ impl Inner {
             ?actor,
             "a record failed its verification and is quarantined"
         );
-        let marked = self
-            .identity
-            .update(|identity| identity.unsynced.set(partition, self.partitions, true));
+        let marked = self.identity.update(|identity| {
+            let counted = !identity.unsynced.contains(partition);
+            identity.unsynced.set(partition, self.partitions, true);
+            counted
+        });
+        if let Ok(true) = marked {
+            evidence.begin(partition);
+        }
+        if added == Added::Partition {
+            evidence.give_up(partition);
+        }
+        self.look_through(partition);
         if let Err(error) = marked {
             // In memory the key stays quarantined; the next start finds the damage by the partition's root.
             tracing::error!(%error, partition, "could not mark the partition unsynced");

@@ -15,6 +15,7 @@ mod digest;
 mod drain;
 mod entry;
 mod erase;
+mod evidence;
 mod hints;
 mod load;
 mod merging;
@@ -23,6 +24,8 @@ mod quarantine;
 mod recovery;
 mod rowio;
 mod scan;
+mod scrub;
+mod settle;
 mod shard;
 mod table;
 mod wake;
@@ -35,12 +38,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use changes::Root;
 pub use digest::{Folds, Leaves, PartitionTree};
 pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
 pub use erase::{EraseError, Erased};
+pub use evidence::{Loss, Missing};
 pub use hints::{HINT_BYTES_DEFAULT, Hint, HintRefused, HintStats};
 pub use load::Read;
 pub use mint::Chance;
@@ -49,9 +54,12 @@ pub use recovery::{
     LOCK_FILE, OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts,
 };
 pub use scan::{SCAN_KEYS_MAX, ScanPage};
+pub use scrub::{SCRUB_ROWS_MAX, Scrubbed};
 pub use table::TABLE_BYTES_DEFAULT;
 pub use write::{STORED_BYTES_MAX, StoreFull, WriteLimits, WriteRefused, Written};
 
+use self::digest::token_range;
+use self::evidence::Evidence;
 use self::hints::Hints;
 use self::mint::Mint;
 use self::quarantine::Quarantine;
@@ -60,7 +68,7 @@ use self::wake::Bell;
 use crate::codec;
 use crate::disk::DirectoryLock;
 use crate::engine::{Engine, EngineError};
-use crate::identity::IdentityFile;
+use crate::identity::{IdentityFile, Unsynced};
 use crate::key::Key;
 use crate::log::Log;
 use crate::merkle::Forest;
@@ -84,6 +92,7 @@ struct Inner {
     mint: Mint,
     quarantine: Quarantine,
     hints: Hints,
+    evidence: Evidence,
     /// The trees of what the engine holds; changed together with an entry's `base_leaf`, under its shard's lock.
     forest: Mutex<Forest>,
     /// Q: a power of two.
@@ -96,7 +105,13 @@ struct Inner {
     wake: Bell,
     /// Partitions in which damage was found: the drain rebuilds their kept trees without it. At most Q.
     heal: Mutex<BTreeSet<u32>>,
+    /// Chunk rows that seemed to belong to no record. Bounded by [`scrub`].
+    orphans: Mutex<BTreeSet<Bytes>>,
     drains: AtomicU64,
+    /// Records that failed their verification.
+    damaged: AtomicU64,
+    /// Whether this start set the engine aside.
+    engine_replaced: bool,
     /// When the flush that runs began, by the drain's clock; 0: none runs.
     flush_began_ms: AtomicU64,
     /// The first failure of the engine.
@@ -122,6 +137,10 @@ pub struct StoreStats {
     pub durable_sequence: u64,
     /// Keys (or whole partitions) in quarantine.
     pub quarantined: usize,
+    /// Records that failed their verification since the start, which reads them all.
+    pub damaged: u64,
+    /// Whether this start set the engine aside for an empty one.
+    pub engine_replaced: bool,
     /// Drains finished since the start.
     pub drains: u64,
     /// Since when the engine has been flushing, in ms by the drain's clock; 0: it is not.
@@ -191,6 +210,8 @@ impl Store {
             last_sequence: inner.log.last(),
             durable_sequence: inner.log.durable_now(),
             quarantined: inner.quarantine.len(),
+            damaged: inner.damaged.load(Ordering::Relaxed),
+            engine_replaced: inner.engine_replaced,
             drains: inner.drains.load(Ordering::Relaxed),
             flush_began_ms: inner.flush_began_ms.load(Ordering::Relaxed),
         }
@@ -224,6 +245,11 @@ impl Store {
     /// As [`Self::set_synced`].
     pub fn set_all_synced(&self, partitions: &[u32], synced: bool) -> Result<(), SlotError> {
         let inner = &*self.inner;
+        let forget = || inner.evidence.forget(partitions.iter().copied());
+        if !synced {
+            // Marked for another reason than damage, or for that, too.
+            forget()?;
+        }
         inner.identity.update(|identity| {
             identity
                 .unsynced
@@ -231,6 +257,7 @@ impl Store {
         })?;
         if synced {
             inner.release_partitions(partitions);
+            forget()?;
         }
         Ok(())
     }
@@ -253,20 +280,25 @@ impl Store {
         })?;
         if vouched {
             inner.release_partitions(partitions);
+            inner.evidence.forget(partitions.iter().copied())?;
         }
         Ok(vouched)
+    }
+
+    /// Says durably that no copy of this store counts toward a read: it may lack anything.
+    ///
+    /// # Errors
+    /// As [`Self::set_synced`].
+    pub fn count_for_nothing(&self) -> Result<(), SlotError> {
+        self.inner.evidence.forget_all()?;
+        self.inner
+            .identity
+            .update(|identity| identity.unsynced = Unsynced::All)
     }
 
     /// Keys in quarantine, to be fetched from their other owners.
     pub fn quarantined(&self) -> Vec<Key> {
         self.inner.quarantine.keys()
-    }
-
-    /// Ends a key's quarantine: the copies of all its other owners were merged here.
-    pub fn release_quarantine(&self, key: &Key) -> bool {
-        let released = self.inner.quarantine.release(key);
-        self.inner.table.changes().note(key.token());
-        released
     }
 
     /// Keeps the highest durable log sequence heard of another store, for the next checkpoint.
@@ -321,8 +353,8 @@ impl Inner {
     /// Ends the quarantine of all keys of these partitions.
     fn release_partitions(&self, partitions: &[u32]) {
         for &partition in partitions {
-            let of = |token| self.partition_of(token);
-            self.quarantine.release_partition(partition, of);
+            let tokens = token_range(partition, self.partitions);
+            self.quarantine.release_partition(partition, tokens);
             self.table.changes().note_partition(partition);
         }
     }
@@ -330,6 +362,14 @@ impl Inner {
     fn is_quarantined(&self, key: &Key) -> bool {
         self.quarantine
             .contains(key, self.partition_of(key.token()))
+    }
+
+    fn orphans(&self) -> MutexGuard<'_, BTreeSet<Bytes>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heal_queue(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.heal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forest(&self) -> MutexGuard<'_, Forest> {

@@ -2,10 +2,12 @@
 
 mod basics;
 mod concurrent;
+mod damage;
 mod erase;
 mod hints;
 mod model;
 mod real;
 pub(super) mod rig;
+mod scrub;
 mod sweep;
 mod trees;

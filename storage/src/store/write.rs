@@ -322,7 +322,7 @@ fn check_limits(base: &Object, write: &Write, limits: &WriteLimits) -> Result<()
         }
         // A delete keeps the values that it replaces and adds no others: it is a way out of an object that merges made
         // too large for puts.
-        NewPayload::Delete => (base.byte_len() + context, STORED_BYTES_MAX),
+        NewPayload::Delete | NewPayload::Purge => (base.byte_len() + context, STORED_BYTES_MAX),
     };
     if bytes > max {
         return Err(WriteRefused::ObjectTooLarge { bytes, max });

@@ -1,7 +1,7 @@
 //! The object: all that is stored for one key.
 
 use super::applied::{self, Applied};
-use super::{Clock, Dot, Floor, RequestId, Sibling};
+use super::{Clock, Dot, Floor, Payload, RequestId, Sibling, Value};
 
 /// All that is stored for one key: a clock, the siblings that nobody has overwritten, and the requests seen.
 ///
@@ -102,6 +102,28 @@ impl Object {
         self.siblings
             .iter()
             .filter(move |s| s.live_value(now_ms).is_some())
+    }
+
+    /// The values that deletes replaced less than `window_ms` ago, each once: what can be undeleted. `steady_ms` is of the clock that
+    /// writes were [dated](super::Write::at_ms) by.
+    pub fn deleted(&self, steady_ms: u64, window_ms: u64) -> Vec<&Value> {
+        let mut values: Vec<&Value> = Vec::new();
+        for sibling in &self.siblings {
+            let Payload::Tombstone { kept } = &sibling.payload else {
+                continue;
+            };
+            let at_ms = self.find(sibling.request).map_or(0, |entry| entry.at_ms);
+            if steady_ms.saturating_sub(at_ms) >= window_ms {
+                continue;
+            }
+            for value in kept.iter().filter(|value| value.bytes().is_some()) {
+                let facts = |value: &Value| (value.hash(), value.len());
+                if !values.iter().any(|known| facts(known) == facts(value)) {
+                    values.push(value);
+                }
+            }
+        }
+        values
     }
 
     /// How many siblings a reader gets at `now_ms`.

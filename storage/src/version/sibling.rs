@@ -34,10 +34,13 @@ impl Sibling {
         self.expires_at_ms != 0 && now_ms >= self.expires_at_ms
     }
 
-    /// The value that a reader gets at `now_ms`; `None` from tombstones and expired siblings.
+    /// The value that a reader gets at `now_ms`; `None` from tombstones and expired siblings, and from one whose bytes were dropped:
+    /// somebody's clock has said that it is expired.
     pub fn live_value(&self, now_ms: u64) -> Option<&Value> {
         match &self.payload {
-            Payload::Value(value) if !self.is_expired(now_ms) => Some(value),
+            Payload::Value(value) if !self.is_expired(now_ms) => {
+                value.bytes().is_some().then_some(value)
+            }
             _ => None,
         }
     }

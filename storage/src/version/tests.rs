@@ -1,6 +1,7 @@
 //! Tests of versions, and the makers that other tests of this crate borrow.
 
 mod histories;
+mod lifetimes;
 mod prune;
 mod space;
 mod walk;

@@ -3,7 +3,7 @@
 use crate::mutants::{Mutant, is_planted};
 
 use super::applied::{self, Applied, Dots};
-use super::{Context, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
+use super::{Clock, Context, Dot, Floor, Object, Payload, RequestId, Sibling, Value};
 
 /// What a client asks to write.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub enum NewPayload {
     Value(Value),
     /// A delete: leaves a tombstone that keeps what it replaces.
     Delete,
+    /// A delete that keeps nothing.
+    Purge,
 }
 
 impl Object {
@@ -72,6 +74,11 @@ impl Object {
             "{:?} was applied before",
             write.request
         );
+        if is_planted(Mutant::DropExpiredClock)
+            && let Some(fewer) = self.without_expired(now_ms)
+        {
+            return fewer.write(write, dot, now_ms);
+        }
         let mut clock = self.clock.clone();
         if let Some(context) = &write.context {
             clock.join(&context.clock);
@@ -80,7 +87,7 @@ impl Object {
 
         let replaced = |sibling: &Sibling| {
             if is_planted(Mutant::IgnoreDeleteContext)
-                && matches!(write.payload, NewPayload::Delete)
+                && !matches!(write.payload, NewPayload::Value(_))
             {
                 return false;
             }
@@ -98,6 +105,7 @@ impl Object {
                     .flat_map(|s| s.values().iter().cloned())
                     .collect(),
             },
+            NewPayload::Purge => Payload::Tombstone { kept: Vec::new() },
         };
         let mut siblings = Vec::with_capacity(1 + self.siblings.len());
         siblings.extend(self.siblings.iter().filter(|s| !replaced(s)).cloned());
@@ -109,7 +117,7 @@ impl Object {
                 request: write.request,
                 expires_at_ms: match write.payload {
                     NewPayload::Value(_) => write.expires_at_ms,
-                    NewPayload::Delete => 0,
+                    NewPayload::Delete | NewPayload::Purge => 0,
                 },
                 payload,
             },
@@ -136,6 +144,24 @@ impl Object {
             siblings,
             applied,
         }
+    }
+
+    /// Without what has expired, and without its events in the clock; `None`: nothing has. A planted bug.
+    fn without_expired(&self, now_ms: u64) -> Option<Object> {
+        let mut object = self.clone();
+        object.siblings.retain(|s| !s.is_expired(now_ms));
+        if object.siblings.len() == self.siblings.len() {
+            return None;
+        }
+        object.clock = Clock::EMPTY;
+        for sibling in &object.siblings {
+            object.clock.insert(sibling.dot);
+        }
+        let clock = &object.clock;
+        object
+            .applied
+            .retain(|entry| entry.dots.iter().all(|dot| clock.covers(*dot)));
+        Some(object)
     }
 
     /// Whether the reader of `context` has seen the request of `sibling`, through whichever dot.

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod layouts;
+mod lifetimes;
 mod overload;
 mod quorum;
 mod repair;

@@ -37,6 +37,8 @@ struct Worker {
     synced: BTreeSet<PartitionId>,
     /// What others have said not to count.
     uncounted: BTreeSet<(StoreId, PartitionId)>,
+    /// What lacks nothing but records that were damaged.
+    damaged: BTreeSet<PartitionId>,
 }
 
 impl Worker {
@@ -51,6 +53,7 @@ impl Worker {
             me: StoreId(me),
             synced: BTreeSet::new(),
             uncounted: BTreeSet::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -61,6 +64,7 @@ impl Worker {
             acquired: &self.acquired,
             owned: &[],
             is_synced: &|partition| self.synced.contains(&partition),
+            is_damaged: &|partition| self.damaged.contains(&partition),
             counts: &|store, partition| !self.uncounted.contains(&(store, partition)),
         })
     }
@@ -232,6 +236,43 @@ fn an_old_owner_that_lacks_something_is_not_enough() {
     assert_eq!(worker.receiving().lost, [partition]);
 }
 
+/// Who has lost records waits for nobody: what they were is told by the tree.
+#[test]
+fn lost_records_are_asked_of_whoever_may_have_them() {
+    let mut worker = Worker::new(1);
+    for store in 1..=4 {
+        worker.hear(store, [2, 1, 1]);
+    }
+    let acquisition = worker.acquired[0].clone();
+    let partition = acquisition.partition;
+    worker.damaged.insert(partition);
+    let of = |worker: &Worker| {
+        let receiving = worker.receiving();
+        assert!(!receiving.lost.contains(&partition));
+        let mut ready = receiving.ready.into_iter();
+        let mut receipt = ready.find(|r| r.partition == partition).expect("it is");
+        receipt.from.sort();
+        receipt
+    };
+    let mut all = acquisition.from.clone();
+    all.sort();
+    let first = of(&worker);
+    assert_eq!((first.damage, &first.from), (Damage::First, &all));
+    let uncounted = acquisition.from[..2].iter();
+    worker
+        .uncounted
+        .extend(uncounted.map(|store| (*store, partition)));
+    let only = of(&worker);
+    assert_eq!((only.damage, &only.from), (Damage::Only, &all));
+    let decree = worker.history.decree();
+    let excused = all[..2].iter().map(|store| (*store, Excuse::Off));
+    let excused = Decree::new(Epoch(3), decree.live().to_vec(), excused.collect());
+    let excused = Arc::new(excused.expect("valid"));
+    worker.history.adopt(excused).expect("follows");
+    let only = of(&worker);
+    assert_eq!((only.damage, &only.from[..]), (Damage::Only, &all[2..]));
+}
+
 /// Of what this store owns already.
 #[test]
 fn what_is_missing_is_asked_of_all_other_owners() {
@@ -251,6 +292,7 @@ fn what_is_missing_is_asked_of_all_other_owners() {
             owned: &[owned],
             is_synced: &|_| synced.contains(&1),
             counts: &|store, _| synced.contains(&store.0),
+            is_damaged: &|_| false,
         })
     };
     let lost = Task::Repair(Receiving {

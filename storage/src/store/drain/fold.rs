@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::stages::{Change, Inserting};
 use super::{DrainFailed, DrainStep, Drainer, Frozen, Stage};
 use crate::codec;
-use crate::engine::EngineError;
 use crate::key::Key;
 use crate::merkle::Forest;
 use crate::record::NO_LEAF;
@@ -93,9 +92,9 @@ impl Drainer {
         self.worked(Stage::Fold(again))
     }
 
-    fn fold_key(&self, key: &Key, generation: Generation) -> Result<Folded, EngineError> {
+    fn fold_key(&self, key: &Key, generation: Generation) -> Result<Folded, DrainFailed> {
         let inner = &*self.inner;
-        let (slot, base_leaf) = {
+        let (slot, base_leaf, is_superseded) = {
             let shard = inner.table.lock_key(key);
             let entry = shard.get(key).expect("dirty entries are not evicted");
             (
@@ -104,6 +103,7 @@ impl Drainer {
                     .expect("listed by this freeze")
                     .clone(),
                 entry.base_leaf,
+                entry.slot.whole().is_some(),
             )
         };
         let change = |record, old_leaf| {
@@ -120,9 +120,18 @@ impl Drainer {
                     Stored::Record(under) => Some(Arc::new(under)),
                     Stored::Nothing => None,
                     // Known before: the kept tree was rebuilt without it.
-                    Stored::Damaged if inner.is_quarantined(key) => None,
+                    Stored::Damaged if inner.quarantine.is_left_out(key) => {
+                        let needs_it = slot.whole().is_none() && !is_superseded;
+                        if needs_it && !inner.is_quarantined(key) {
+                            inner.quarantine(key);
+                            return Ok(Folded::Damaged);
+                        }
+                        None
+                    }
                     Stored::Damaged => {
-                        inner.quarantine(key);
+                        self.heal(inner.partition_of(key.token()))?;
+                        // A damaged engine can hide a row from a scan and still find it by its key.
+                        inner.quarantine.leave_out_too(key);
                         return Ok(Folded::Damaged);
                     }
                 };

@@ -207,6 +207,9 @@ impl Drainer {
             self.heal(partition)?;
             return self.worked(Stage::Idle);
         }
+        if self.inner.remove_orphan()? {
+            return self.worked(Stage::Idle);
+        }
         let closing = self.inner.closing.load(Ordering::Acquire);
         let dirty_bytes = self.inner.dirty_bytes();
         if dirty_bytes > 0 {

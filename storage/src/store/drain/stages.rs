@@ -61,6 +61,7 @@ impl Drainer {
         } in &inserting.changes[from.min(records)..end.min(records)]
         {
             rowio::replace(&*inner.engine, key, record, &mut buffer)?;
+            inner.quarantine.replaced(key);
             // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
             let mut shard = inner.table.lock_key(key);
             let mut shows = false;

@@ -9,17 +9,20 @@
 
 mod replay;
 mod survey;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use self::replay::{Intent, Memory, ReplayError, Replayed};
+use self::replay::{Memory, ReplayError, Replayed};
 use self::survey::Survey;
+use self::verdict::Found;
 use super::drain::Drainer;
+use super::evidence::Evidence;
 use super::hints::{HINT_BYTES_DEFAULT, Hints};
 use super::mint::{Chance, Mint};
-use super::quarantine::Quarantine;
+use super::quarantine::{Added, Quarantine};
 use super::table::{TABLE_BYTES_DEFAULT, Table};
 use super::wake::Bell;
 use super::{Inner, Store, partition_of};
@@ -28,7 +31,7 @@ use crate::disk::{Disk, LockError};
 use crate::engine::{EngineError, EngineHome};
 use crate::identity::{Identity, IdentityFile, Unsynced};
 use crate::log::{Damage, Log, LogConfig, LogWriter, RecoverError, RecoverFrom, Recovered};
-use crate::merkle::{Forest, PARTITIONS_MAX};
+use crate::merkle::PARTITIONS_MAX;
 use crate::mutants::{Mutant, is_planted};
 use crate::twoslot::SlotError;
 use crate::version::ActorId;
@@ -205,17 +208,24 @@ impl Store {
         if is_planted(Mutant::HintLost) {
             hints.lose();
         }
+        let damaged = verdict::damaged(&survey, &replayed, &table);
         let mut report = report(&identity, &checkpoint, &survey, &recovered, &replayed);
+        report.damaged_records = damaged.len();
         let hints_expected = intent.as_ref().map_or(survey.hints_sum, |i| i.hints);
         report.lost_hints |= replayed.hints != hints_expected;
-        let unsynced = unsynced(
-            &checkpoint,
-            intent.as_ref(),
-            &survey,
-            &recovered,
-            &replayed,
-            checkpoints.is_clean(),
-        );
+        let found = Found {
+            checkpoint: &checkpoint,
+            intent: intent.as_ref(),
+            survey: &survey,
+            log: &recovered,
+            replayed: &replayed,
+            damaged: &damaged,
+            was_clean: checkpoints.is_clean(),
+        };
+        let unsynced = found.unsynced();
+        let counted = identity.current().unsynced.clone();
+        let evidence = Evidence::open(&disk, |partition| counted.contains(partition))?;
+        found.note_losses(&evidence, &counted, unsynced.as_deref())?;
         note_unsynced(&identity, &unsynced, partitions)?;
         report.newly_unsynced = unsynced;
         // A quarantined key counts as damage, and so does anything that made a partition unsynced.
@@ -240,9 +250,14 @@ impl Store {
         )?;
 
         let quarantine = Quarantine::default();
-        for key in survey.damaged.iter().chain(&replayed.damaged) {
-            quarantine.add(key, partition_of(key.token(), partitions));
+        for key in &damaged {
+            let partition = partition_of(key.token(), partitions);
+            if quarantine.add(key, partition) == Added::Partition {
+                evidence.lock().give_up(partition);
+            }
         }
+        // The trees were made without them.
+        quarantine.leave_out(survey.damaged.into_iter(), |_| false);
         let (log, writer) = Log::start(disk, log_config, recovered)?;
         let inner = Arc::new(Inner {
             table,
@@ -252,13 +267,17 @@ impl Store {
             mint,
             quarantine,
             hints,
+            evidence,
             forest: Mutex::new(survey.forest),
             partitions,
             closing: AtomicBool::new(false),
             out_of_space: AtomicBool::new(false),
             wake: Bell::default(),
             heal: Mutex::new(BTreeSet::new()),
+            orphans: Mutex::default(),
             drains: AtomicU64::new(0),
+            damaged: AtomicU64::new(report.damaged_records as u64),
+            engine_replaced: report.engine_replaced.is_some(),
             flush_began_ms: AtomicU64::new(0),
             engine_failure: OnceLock::new(),
             heard: Mutex::new(report.heard.clone()),
@@ -317,7 +336,7 @@ fn report(
         clean: false,
         replayed: replayed.changes,
         newly_unsynced: Some(Vec::new()),
-        damaged_records: survey.damaged.len() + replayed.damaged.len(),
+        damaged_records: 0,
         damaged_hints: survey.damaged_hints.clone(),
         lost_hints: survey.replaced.is_some() && checkpoint.applied > 0
             || log.damage.iter().any(|damage| damage.missing.is_some()),
@@ -325,50 +344,6 @@ fn report(
         engine_replaced: survey.replaced.clone(),
         heard: checkpoint.heard.clone(),
     }
-}
-
-/// The partitions that do not hold what checkpoint and log say they should; `None`: all of them, as far as anyone can
-/// tell.
-fn unsynced(
-    checkpoint: &Checkpoint,
-    intent: Option<&Intent>,
-    survey: &Survey,
-    log: &Recovered,
-    replayed: &Replayed,
-    was_clean: bool,
-) -> Option<Vec<u32>> {
-    let partitions = survey.forest.roots().len() as u32;
-    // After a clean stop the engine holds all that the log held.
-    let lost_records = !was_clean && log.damage.iter().any(|damage| damage.missing.is_some());
-    // An engine that no drain had finished with held nothing that the log does not hold: a cut in its making is no loss.
-    let lost_engine = survey.replaced.is_some() && checkpoint.applied > 0;
-    if lost_engine || lost_records {
-        return None;
-    }
-    let empty = Forest::new(partitions).roots();
-    let (held, expected) = match (intent, &replayed.at_intent) {
-        (Some(intent), Some(forest)) => (forest.roots(), intent.roots.clone()),
-        _ if checkpoint.partitions.len() != partitions as usize => (survey.forest.roots(), empty),
-        _ => (
-            survey.forest.roots(),
-            checkpoint
-                .partitions
-                .iter()
-                .map(|sum| (sum.root, sum.count))
-                .collect(),
-        ),
-    };
-    let differs = |partition: &u32| {
-        let index = *partition as usize;
-        held.get(index) != expected.get(index)
-    };
-    let damaged = survey
-        .damaged
-        .iter()
-        .chain(&replayed.damaged)
-        .map(|key| partition_of(key.token(), partitions));
-    let unsynced: BTreeSet<u32> = (0..partitions).filter(differs).chain(damaged).collect();
-    Some(unsynced.into_iter().collect())
 }
 
 /// Makes the verdict durable, before anything is served; it also answers a failure noted by the last run.

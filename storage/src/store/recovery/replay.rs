@@ -145,6 +145,7 @@ fn apply(into: &Memory<'_>, sequence: u64, bytes: &[u8]) -> Result<bool, CodecEr
             into.hints.replay_gone(&key);
             return Ok(true);
         }
+        LogEntry::Whole { key, record } => (key, Slot::Whole(Arc::new(record))),
         LogEntry::Erase { key } => {
             let nothing = Record::new(&key, Object::empty());
             (key, Slot::Whole(Arc::new(nothing)))
@@ -190,8 +191,9 @@ fn fold_all(
             let under = match rowio::read(engine, &key)? {
                 Stored::Nothing => None,
                 Stored::Record(record) => Some(Arc::new(record)),
+                // Not needed any more.
+                Stored::Damaged if slot.whole().is_some() => None,
                 Stored::Damaged => {
-                    together.apply(key.token(), NO_LEAF, slot.record().leaf());
                     damaged.push(key);
                     continue;
                 }
