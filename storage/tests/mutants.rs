@@ -112,9 +112,36 @@ fn damage_is_sent() -> bool {
     sent
 }
 
+/// Whether a value comes back that one with a lifetime had replaced: from a copy that missed all since.
+fn what_was_replaced_comes_back() -> bool {
+    let write = |sequence, context: Option<&Object>, expires_at_ms| Write {
+        context: context.map(Into::into),
+        payload: NewPayload::Value(Value::new(Bytes::from_static(b"value"))),
+        request: RequestId {
+            client: 1,
+            sequence,
+        },
+        lowest_unanswered: 0,
+        at_ms: 1,
+        expires_at_ms,
+    };
+    // Each at another node: an actor's own counters cover those before.
+    let dot = |actor| Dot {
+        actor: ActorId(actor),
+        counter: 1,
+    };
+    let old = Object::empty().write(&write(1, None, 0), dot(1), 1);
+    let mortal = old.write(&write(2, Some(&old), 10), dot(2), 1);
+    let new = mortal.write(&write(3, None, 0), dot(3), 20);
+    new.merge(old).live_count(20) > 1
+}
+
 #[test]
 fn planted_bugs_are_met_and_nothing_is_without_them() {
     assert!(tree_is_right_after_erasing() && !damage_is_sent());
+    assert!(!what_was_replaced_comes_back());
+    assert!(mutants::plant("DropExpiredClock"));
+    assert!(what_was_replaced_comes_back());
     assert!(mutants::plant("TreeMissesErase"));
     assert!(!tree_is_right_after_erasing());
     assert!(mutants::plant("ShipCorrupt"));

@@ -11,7 +11,7 @@ use super::rowio::{self, Stored};
 use super::{Inner, Store};
 use crate::engine::EngineError;
 use crate::key::Key;
-use crate::record::Record;
+use crate::record::{NO_LEAF, Record};
 
 /// What the store knows of a key.
 #[derive(Debug, Clone)]
@@ -117,7 +117,19 @@ impl Inner {
     fn whole_meanwhile(&self, key: &Key) -> Option<Arc<Record>> {
         let mut shard = self.table.lock_key(key);
         let whole = Arc::clone(shard.get(key)?.slot.whole()?);
-        self.table.change(&mut shard, key, |entry| entry.pins -= 1);
+        let is_left_out = self.quarantine.is_left_out(key);
+        let mut base_leaf = None;
+        self.table.change(&mut shard, key, |entry| {
+            entry.pins -= 1;
+            if is_left_out {
+                entry.base_leaf.get_or_insert(NO_LEAF);
+            }
+            base_leaf = entry.base_leaf;
+        });
+        if base_leaf.is_none() {
+            // The kept tree may have the leaf of what is damaged.
+            self.look_through(self.partition_of(key.token()));
+        }
         Some(whole)
     }
 

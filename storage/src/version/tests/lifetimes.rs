@@ -20,13 +20,13 @@ fn an_expired_value_still_stands_for_what_it_replaced() {
     let old = Object::empty().write(&put(1, "old", None), dot(X, 1), NOW);
     let replaced = old.write(
         &mortal(2, "mortal", Some(old.clock()), NOW + 10),
-        dot(X, 2),
+        dot(Y, 1),
         NOW,
     );
     let later = NOW + 20;
     assert_eq!(replaced.live_count(later), 0);
     // Somebody writes without having read, after the end.
-    let written = replaced.write(&put(3, "new", None), dot(X, 3), later);
+    let written = replaced.write(&put(3, "new", None), dot(Z, 1), later);
     assert_eq!(
         written.siblings().len(),
         2,
@@ -34,7 +34,7 @@ fn an_expired_value_still_stands_for_what_it_replaced() {
     );
     for merged in [written.clone().merge(old.clone()), old.merge(written)] {
         let live: Vec<_> = merged.live(later).map(|s| s.dot).collect();
-        assert_eq!(live, [dot(X, 3)]);
+        assert_eq!(live, [dot(Z, 1)]);
     }
 }
 
@@ -55,7 +55,11 @@ fn what_was_deleted_is_offered_until_its_window_ends() {
     assert_eq!(texts(&gone, NOW + 1_000), Vec::<Vec<u8>>::new());
     // Two deletes of one value, each unaware of the other: it is one value.
     let one = object.write(&delete(4, object.clock()), dot(X, 2), NOW);
-    let two = object.write(&delete(5, object.clock()), dot(Z, 1), NOW + 5);
+    let later = Write {
+        at_ms: NOW + 5,
+        ..delete(5, object.clock())
+    };
+    let two = object.write(&later, dot(Z, 1), NOW + 5);
     let both = one.merge(two);
     assert_eq!((both.siblings().len(), texts(&both, NOW).len()), (2, 1));
     assert_eq!(texts(&both, NOW + 1_002).len(), 1, "the later one keeps it");
