@@ -100,9 +100,9 @@ pub use self::{
     options::{Criticality, Durability},
     read::{Deleted, Evidence, Read, Sibling, Siblings, Written},
     verbs::{
-        BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, LayoutInfo,
-        LayoutPlan, Layouts, Location, MemberInfo, Mutation, NodeStatus, PlannedMember, Put,
-        ReadModifyWrite, Receiving, RepairProgress, ResumeToken, Roots, Scan, ScrubStart,
+        BatchGet, BatchWrite, Change, ClusterStatus, Current, Delete, Entry, Get, HeldHints,
+        LayoutInfo, LayoutPlan, Layouts, Location, MemberInfo, Mutation, NodeStatus, PlannedMember,
+        Put, ReadModifyWrite, Receiving, RepairProgress, ResumeToken, Roots, Scan, ScrubStart,
         Scrubbing, Undelete,
     },
 };

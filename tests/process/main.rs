@@ -5,6 +5,7 @@ mod busy;
 mod cluster;
 mod elastic;
 mod heal;
+mod hints;
 mod join;
 mod kill;
 mod leave;

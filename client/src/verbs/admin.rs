@@ -1,5 +1,7 @@
 //! What an operator asks: where a key lives, how the nodes are, what the layout says.
 
+use std::collections::BTreeMap;
+
 use ringfort_proto::v1::{self, admin_client::AdminClient, kv_client::KvClient};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -18,7 +20,7 @@ pub struct Location {
     pub partition: u32,
     /// The nodes that hold it, in preference order.
     pub owners: Vec<String>,
-    /// The nodes that stand in for owners, in order.
+    /// The nodes that hold hints for owners that are down, in order.
     pub fallbacks: Vec<String>,
 }
 
@@ -84,6 +86,8 @@ pub struct NodeStatus {
     pub quarantined: u64,
     /// How far it is with verifying what it has stored; `None` if it did not answer.
     pub scrub: Option<Scrubbing>,
+    /// What it holds for owners that were down; none: it did not say.
+    pub held: Option<HeldHints>,
 }
 
 /// How far a node is with a repair.
@@ -109,9 +113,27 @@ pub struct Roots {
     /// The epoch of the layout by which it owns them.
     pub epoch: u64,
     /// By partition: the root, and the number of keys, tombstones included.
-    pub roots: std::collections::BTreeMap<u32, (u64, u64)>,
+    pub roots: BTreeMap<u32, (u64, u64)>,
     /// Partitions that change too fast to be told now.
     pub changing: Vec<u32>,
+}
+
+/// What a node holds for owners that were down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HeldHints {
+    /// Memory that they take.
+    pub bytes: u64,
+    /// Age of the oldest in milliseconds; 0: there is none.
+    pub oldest_ms: u64,
+    /// Refused since the node started, for the bytes that all may have.
+    pub refused: u64,
+    /// Dropped since it started, for their age.
+    pub dropped: u64,
+    /// Delivered to all of their owners since it started.
+    pub delivered: u64,
+    /// How many wait for which owner, by name: those that are down.
+    pub waiting: BTreeMap<String, u64>,
 }
 
 /// How far a node is with the partitions that a layout gives it.
@@ -342,6 +364,17 @@ fn node_status(wire: v1::NodeStatus) -> NodeStatus {
         }),
         quarantined: wire.quarantined,
         scrub: wire.scrub.map(scrubbing),
+        held: wire.held.map(|held| HeldHints {
+            bytes: held.bytes,
+            oldest_ms: held.oldest_ms,
+            refused: held.refused,
+            dropped: held.dropped,
+            delivered: held.delivered,
+            waiting: {
+                let waiting = held.waiting.into_iter();
+                waiting.map(|of| (of.name, of.count)).collect()
+            },
+        }),
     }
 }
 

@@ -13,8 +13,8 @@ mod undelete;
 
 pub use self::{
     admin::{
-        ClusterStatus, LayoutInfo, Location, MemberInfo, NodeStatus, Receiving, RepairProgress,
-        Roots,
+        ClusterStatus, HeldHints, LayoutInfo, Location, MemberInfo, NodeStatus, Receiving,
+        RepairProgress, Roots,
     },
     batch::{BatchGet, BatchWrite, Mutation},
     delete::Delete,

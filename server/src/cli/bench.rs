@@ -74,6 +74,9 @@ pub struct Bench {
     /// Size of each value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=MAX_VALUE_BYTES))]
     value_size: u64,
+    /// Owners only: no other node may hold a hint for one
+    #[arg(long)]
+    strict: bool,
     /// How many keys
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=MAX_KEYS))]
     keys: u64,
@@ -233,6 +236,7 @@ struct Writer {
     /// Own keys: the number of each and the context of its last write.
     keys: Vec<(u64, Option<Context>)>,
     value: Bytes,
+    strict: bool,
     chance: u64,
 }
 
@@ -251,6 +255,7 @@ impl Writer {
                 .map(|key| (key, None))
                 .collect(),
             value: value.into(),
+            strict: bench.strict,
             chance,
         }
     }
@@ -320,7 +325,7 @@ impl Writer {
     /// Reads any key; one that is not there is an error, since all were loaded.
     async fn get(&mut self, keys: u64) -> Result<(), CliError> {
         let key = draw(&mut self.chance) % keys;
-        let read = self.client.get(name(key)).await?;
+        let read = self.client.get(name(key)).strict(self.strict).await?;
         if read.is_found() {
             Ok(())
         } else {
@@ -336,9 +341,13 @@ impl Writer {
         let (key, known) = &mut self.keys[own];
         let context = match known.take() {
             Some(context) => Some(context),
-            None => self.client.get(name(*key)).await?.context().cloned(),
+            None => {
+                let read = self.client.get(name(*key)).strict(self.strict).await?;
+                read.context().cloned()
+            }
         };
-        let mut put = self.client.put(name(*key), self.value.clone());
+        let put = self.client.put(name(*key), self.value.clone());
+        let mut put = put.strict(self.strict);
         if let Some(context) = context {
             put = put.context(context);
         }

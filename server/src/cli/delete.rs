@@ -23,7 +23,7 @@ pub struct Delete {
     /// Copies that must be durable before the answer
     #[arg(short, long, value_name = "COPIES")]
     w: Option<u32>,
-    /// Owners only: no other node may stand in for one
+    /// Owners only: no other node may hold a hint for one
     #[arg(long)]
     strict: bool,
     /// Keep nothing of it, so that it cannot be undeleted

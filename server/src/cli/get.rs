@@ -20,7 +20,7 @@ pub struct Get {
     /// Copies that must answer
     #[arg(short, long, value_name = "COPIES")]
     r: Option<u32>,
-    /// Owners only: no other node may stand in for one
+    /// Owners only: no other node may hold a hint for one
     #[arg(long)]
     strict: bool,
     /// With --json: also print values that were deleted lately

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod export;
 pub mod get;
 pub mod help;
+pub mod hints;
 pub mod import;
 pub mod key;
 pub mod layout;
@@ -87,6 +88,8 @@ pub enum Command {
     Scrub(scrub::Scrub),
     /// Print the state of the cluster
     Status(status::Status),
+    /// Print what nodes hold for owners that are down
+    Hints(hints::Hints),
     /// Have all nodes compare what they hold with the other owners now, and mend what differs
     Repair(repair::Repair),
     /// Print the layout, and change it: stage, plan, commit
@@ -131,6 +134,7 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Command::Where(args) => whereis::run(args, cli, out),
         Command::Scrub(scrub) => scrub::run(scrub, cli, out),
         Command::Status(status) => status::run(status, cli, out),
+        Command::Hints(hints) => hints::run(hints, cli, out),
         Command::Repair(repair) => repair::run(repair, cli, out),
         Command::Layout(layout) => layout::run(layout, cli, out),
         Command::Bench(bench) => bench::run(bench, cli, out),

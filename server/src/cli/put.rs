@@ -35,7 +35,7 @@ pub struct Put {
     /// Copies that must be durable before the answer
     #[arg(short, long, value_name = "COPIES")]
     w: Option<u32>,
-    /// Owners only: no other node may stand in for one
+    /// Owners only: no other node may hold a hint for one
     #[arg(long)]
     strict: bool,
     /// Write only if the key is not there

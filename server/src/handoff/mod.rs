@@ -434,3 +434,6 @@ fn mark(view: &View, partition: PartitionId, marks: &Marks) {
     let others = owners.filter(|owner| *owner != view.my_store());
     marks.mark(others.map(|owner| (owner, partition)));
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,9 @@ pub struct Import {
     /// Rows in flight
     #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=MAX_IN_FLIGHT))]
     in_flight: u64,
+    /// Owners only: no other node may hold a hint for one
+    #[arg(long)]
+    strict: bool,
     /// Start from the first row, whatever an earlier run has done
     #[arg(long)]
     restart: bool,
@@ -267,6 +270,10 @@ async fn work<R: BufRead>(
     let mut waiting = 0;
     let mut more = true;
     let limit = usize::try_from(job.args.in_flight).unwrap_or(usize::MAX);
+    let to = Target {
+        client,
+        strict: job.args.strict,
+    };
     loop {
         while more && flying.len() + waiting < limit {
             let row = rows.next_row().map_err(|error| {
@@ -297,7 +304,7 @@ async fn work<R: BufRead>(
                         waiting += 1;
                     } else {
                         busy.insert(key.clone(), VecDeque::new());
-                        flying.push(write(&client, number, line, key, value).boxed_local());
+                        flying.push(write(&to, number, line, key, value).boxed_local());
                     }
                 }
             }
@@ -313,7 +320,7 @@ async fn work<R: BufRead>(
         match busy.get_mut(&key).and_then(VecDeque::pop_front) {
             Some((number, line, value)) => {
                 waiting -= 1;
-                flying.push(write(&client, number, line, key, value).boxed_local());
+                flying.push(write(&to, number, line, key, value).boxed_local());
             }
             None => {
                 busy.remove(&key);
@@ -323,18 +330,24 @@ async fn work<R: BufRead>(
     job.finish()
 }
 
+/// Where rows go, and how.
+struct Target {
+    client: Client,
+    strict: bool,
+}
+
 /// Writes one row.
-async fn write(client: &Client, number: u64, line: u64, key: Vec<u8>, value: Vec<u8>) -> Ended {
+async fn write(to: &Target, number: u64, line: u64, key: Vec<u8>, value: Vec<u8>) -> Ended {
     let value = bytes::Bytes::from(value);
-    let ended = patient(|| replace(client, &key, &value)).await;
+    let ended = patient(|| replace(to, &key, &value)).await;
     (number, line, key, ended)
 }
 
 /// Makes `value` the only one under `key`. Safe to repeat: what an earlier try has written is replaced.
-async fn replace(client: &Client, key: &[u8], value: &bytes::Bytes) -> Result<(), CliError> {
+async fn replace(to: &Target, key: &[u8], value: &bytes::Bytes) -> Result<(), CliError> {
     for _ in 0..MAX_ROUNDS {
-        let read = client.get(key).await?;
-        let mut put = client.put(key, value.clone());
+        let read = to.client.get(key).strict(to.strict).await?;
+        let mut put = to.client.put(key, value.clone()).strict(to.strict);
         if let Some(context) = read.context() {
             put = put.context(context.clone());
         }
