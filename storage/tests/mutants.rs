@@ -11,7 +11,7 @@ use ringfort_storage::log::LogWriter;
 use ringfort_storage::merkle::{Forest, Tree};
 use ringfort_storage::mutants;
 use ringfort_storage::store::{DrainStep, Drainer, Folds, Read, StoreConfig, StoreParts};
-use ringfort_storage::version::{ActorId, Dot, NewPayload, Object, RequestId, Value, Write};
+use ringfort_storage::version::{ActorId, Dot, Floor, NewPayload, Object, RequestId, Value, Write};
 use ringfort_storage::{Key, Record, Store, codec, rows};
 
 /// A store that is stepped by hand.
@@ -24,17 +24,21 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let home = MemHome::new();
+    rig_on(&SimDisk::new(1), &MemHome::new())
+}
+
+fn rig_on(disk: &SimDisk, home: &MemHome) -> Rig {
+    let home = home.clone();
     let mut chance = 0;
     let parts = StoreParts {
-        disk: Arc::new(SimDisk::new(1)),
+        disk: Arc::new(disk.clone()),
         engine: Arc::new(home.clone()),
         chance: Box::new(move || {
             chance += 1;
             chance
         }),
     };
-    let opened = Store::open(parts, &StoreConfig::new("a", 16)).expect("an empty directory opens");
+    let opened = Store::open(parts, &StoreConfig::new("a", 16)).expect("it opens");
     Rig {
         store: opened.store,
         writer: opened.writer,
@@ -136,6 +140,27 @@ fn what_was_replaced_comes_back() -> bool {
     new.merge(old).live_count(20) > 1
 }
 
+/// Whether a hint is there after a restart, drained before or not.
+fn hint_outlives_a_restart(drained: bool) -> bool {
+    let (disk, home) = (SimDisk::new(2), MemHome::new());
+    let mut rig = rig_on(&disk, &home);
+    let floor = Floor::default();
+    let taken = rig.store.take_hint(&key(0), object(0), floor, 0, 1);
+    let sequence = taken.expect("there is room");
+    match drained {
+        true => rig.drain(),
+        false => {
+            while rig.store.stats().durable_sequence < sequence {
+                rig.writer.step().expect("the disk is well");
+            }
+        }
+    }
+    drop(rig);
+    disk.crash(1);
+    home.crash(0);
+    rig_on(&disk, &home).store.hint(&key(0)).is_some()
+}
+
 #[test]
 fn planted_bugs_are_met_and_nothing_is_without_them() {
     assert!(tree_is_right_after_erasing() && !damage_is_sent());
@@ -146,4 +171,11 @@ fn planted_bugs_are_met_and_nothing_is_without_them() {
     assert!(!tree_is_right_after_erasing());
     assert!(mutants::plant("ShipCorrupt"));
     assert!(damage_is_sent());
+    for drained in [false, true] {
+        assert!(hint_outlives_a_restart(drained));
+    }
+    assert!(mutants::plant("HintLost"));
+    for drained in [false, true] {
+        assert!(!hint_outlives_a_restart(drained));
+    }
 }

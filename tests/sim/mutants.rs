@@ -2,10 +2,53 @@
 
 use std::path::Path;
 
+use ringfort::core::get::Get;
+use ringfort_storage::{
+    Key, Record,
+    version::{ActorId, Dot, NewPayload, Object, RequestId, Value, Write},
+};
 use ringfort_tests::{
     faults::{Kind, first_seed_of},
     hunt::{Search, search},
 };
+
+/// The places that a read names for repair whose only owner is this node and whose fallback has another object.
+fn repaired() -> Vec<usize> {
+    let key = Key::new(1, b"n", b"k").expect("a short key");
+    let object = |actor| {
+        let write = Write {
+            context: None,
+            payload: NewPayload::Value(Value::new(bytes::Bytes::from_static(b"v"))),
+            request: RequestId {
+                client: actor,
+                sequence: 1,
+            },
+            lowest_unanswered: 0,
+            at_ms: 1,
+            expires_at_ms: 0,
+        };
+        let dot = Dot {
+            actor: ActorId(actor),
+            counter: 1,
+        };
+        Object::empty().write(&write, dot, 1)
+    };
+    let mut get = Get::new(key.clone(), 1, 1, 0, 2);
+    let own = Record::new(&key, object(1).merge(object(2)));
+    get.own(std::sync::Arc::new(own), true);
+    get.digest(1, Record::new(&key, object(2)).leaf());
+    get.object(1, object(2));
+    get.repair()
+        .map_or_else(Vec::new, |repair| repair.owners.iter().collect())
+}
+
+/// Planted in this process alone: the other tests here plant theirs in processes of their own.
+#[test]
+fn a_fallback_that_is_repaired_is_found() {
+    assert_eq!(repaired(), [0; 0]);
+    assert!(ringfort_storage::mutants::plant("RepairFallback"));
+    assert_eq!(repaired(), [1]);
+}
 
 const SIM: &str = env!("CARGO_BIN_EXE_sim");
 

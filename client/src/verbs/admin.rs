@@ -119,7 +119,7 @@ pub struct Roots {
 }
 
 /// What a node holds for owners that were down.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HeldHints {
     /// Memory that they take.

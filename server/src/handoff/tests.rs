@@ -31,7 +31,7 @@ fn worker(node: &Node, age_max: Duration) -> Handoff {
         links: Arc::clone(&node.data.links),
         fences: node.data.fences.clone(),
         coordinator: Arc::clone(&node.data.coordinator),
-        marks: Arc::clone(&node.marks),
+        marks: Arc::clone(&node.board.marks),
         age_max,
         bytes_per_s: 1 << 30,
         jitter: 0,
@@ -160,12 +160,12 @@ async fn what_is_too_old_is_dropped_and_its_owners_are_marked() {
     .await;
     assert!(holder.store.hint(&key).is_none());
     eventually("all owners are marked", async || {
-        holder.marks.all().len() == 3
+        holder.board.marks.all().len() == 3
     })
     .await;
     for owner in owners(&cluster, "k") {
-        let mark = (cluster.nodes[owner].member().store_id, partition);
-        assert!(holder.marks.all().contains(&mark));
+        let store = cluster.nodes[owner].member().store_id;
+        assert!(holder.board.marks.take(store).has(partition));
     }
     task.abort();
 }

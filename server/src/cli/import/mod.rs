@@ -265,15 +265,15 @@ async fn work<R: BufRead>(
     mut rows: Rows<R>,
     client: Client,
 ) -> Result<Exit, CliError> {
+    let to = Target {
+        client,
+        strict: job.args.strict,
+    };
     let mut flying: FuturesUnordered<LocalBoxFuture<'_, Ended>> = FuturesUnordered::new();
     let mut busy: BTreeMap<Vec<u8>, Waiting> = BTreeMap::new();
     let mut waiting = 0;
     let mut more = true;
     let limit = usize::try_from(job.args.in_flight).unwrap_or(usize::MAX);
-    let to = Target {
-        client,
-        strict: job.args.strict,
-    };
     loop {
         while more && flying.len() + waiting < limit {
             let row = rows.next_row().map_err(|error| {

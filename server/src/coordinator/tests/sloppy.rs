@@ -54,22 +54,22 @@ fn strict_get(name: &str, r: u32) -> v1::operation::Kind {
     })
 }
 
+/// Who lacks something, as far as a node knows.
+fn marks(node: &Node) -> Vec<(StoreId, PartitionId)> {
+    let marks = node.board.marks.all().into_iter();
+    let pairs = marks.flat_map(|(store, marked)| match marked {
+        Marked::Some(partitions) => partitions.into_iter().map(|p| (store, p)).collect(),
+        Marked::Nothing => Vec::new(),
+        Marked::All => panic!("far more than a test makes"),
+    });
+    pairs.collect()
+}
+
 fn has_hint(cluster: &Cluster, node: usize, name: &str) -> bool {
     cluster.nodes[node]
         .store
         .hint(&place(cluster, name).0)
         .is_some()
-}
-
-/// What this node knows that others lack, one by one.
-fn marked(node: &Node) -> Vec<(StoreId, PartitionId)> {
-    let one_by_one = |(store, marked)| match marked {
-        Marked::Some(partitions) => partitions.into_iter().map(|p| (store, p)).collect(),
-        Marked::Nothing => Vec::new(),
-        Marked::All => panic!("{store} is marked as a whole"),
-    };
-    let all = node.board.marks.all().into_iter();
-    all.flat_map::<Vec<_>, _>(one_by_one).collect()
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn an_owner_that_is_lost_on_the_way_gets_its_fallback_then() {
     let evidence = put.evidence.expect("is told");
     assert_eq!((evidence.owners_answered, evidence.fallbacks_used), (2, 1));
     assert!(has_hint(&cluster, fallbacks[0], "k"));
-    assert_eq!(marked(me), [], "the hint is for it");
+    assert_eq!(marks(me), [], "the hint is for it");
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn one_that_is_lost_after_the_answer_gets_it_too_and_one_that_is_silent_is
     let (_, partition) = place(&cluster, "k");
     put_ok(me.run(put_with("k", "w", w(2))).await);
     let mark = (store_of(&cluster, owners[2]), partition);
-    eventually("the silent one is marked", async || marked(me) == [mark]).await;
+    eventually("the silent one is marked", async || marks(me) == [mark]).await;
     eventually("nothing lingers", async || {
         me.data.coordinator.pending() == 0
     })
@@ -229,7 +229,7 @@ async fn a_fallback_without_room_fails_no_write_that_owners_suffice_for() {
     assert_eq!(put.evidence.map(|e| e.fallbacks_used), Some(0));
     let (_, partition) = place(&cluster, "k");
     let mark = (store_of(&cluster, owners[2]), partition);
-    eventually("the owner is marked", async || marked(me) == [mark]).await;
+    eventually("the owner is marked", async || marks(me) == [mark]).await;
     assert_eq!(cluster.nodes[fallbacks[0]].store.hint_stats().refused, 1);
     let failure = me.run(put_with("k", "x", w(3))).await;
     let failure = failure.expect_err("two copies are no three");
