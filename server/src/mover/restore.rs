@@ -10,7 +10,7 @@ use ringfort_ring::StoreId;
 use ringfort_storage::Key;
 
 use super::{Mover, Setback, receive::Job};
-use crate::peer::compare::key_in;
+use crate::peer::owned::key_in;
 
 /// Keys that are asked for at once.
 const KEYS_AT_ONCE: usize = 256;

@@ -45,6 +45,7 @@ fn strict_write(w: u32) -> v1::WriteOptions {
 
 fn strict_get(name: &str, r: u32) -> v1::operation::Kind {
     v1::operation::Kind::Get(v1::GetRequest {
+        deleted: false,
         key: key(name),
         options: Some(v1::ReadOptions {
             r: Some(r),
