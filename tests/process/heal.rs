@@ -8,12 +8,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ringfort_client::{Client, Roots};
 use ringfort_tests::outside::http;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, ringfort};
 

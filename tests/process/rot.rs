@@ -1,14 +1,10 @@
 //! Files that rot while their node is stopped: nothing of it is served, and all of it comes back.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use ringfort_client::Client;
 use ringfort_tests::outside::http;
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, ringfort};
 
@@ -106,7 +102,7 @@ async fn healed(cluster: &Cluster, reads: bool) {
         let status = asking.status().await.expect("it answers");
         let nodes = status.nodes.iter();
         let left: u64 = nodes.map(|node| node.unsynced + node.quarantined).sum();
-        if reads && round < 3 || reads && left > 0 {
+        if reads && (round < 3 || left > 0) {
             round += 1;
             for first in (0..KEYS).step_by(300) {
                 let gets = (first..first + 300).map(|n| {

@@ -278,7 +278,7 @@ impl Schedule {
 
     /// Whether of the two owners this one begins: they come to the same verdict, and each begins about half of what they share.
     fn begins(&self, store: StoreId, partition: PartitionId) -> bool {
-        let low_begins = partition.0 % 2 == 0;
+        let low_begins = partition.0.is_multiple_of(2);
         (self.me < store) == low_begins
     }
 

@@ -36,7 +36,7 @@ pub struct Unreached {
     /// What came of it.
     pub why: String,
     /// What it says itself, if it refused.
-    pub refusal: Option<Failure>,
+    pub refusal: Option<Box<Failure>>,
 }
 
 /// An answer that carries its sender's fence.
@@ -125,7 +125,7 @@ impl Bulk {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
                 return Err(match Failure::from_status(&status) {
-                    Some(failure) => unreached(failure.to_string(), Some(failure)),
+                    Some(failure) => unreached(failure.to_string(), Some(Box::new(failure))),
                     None => unreached(status.to_string(), None),
                 });
             }
