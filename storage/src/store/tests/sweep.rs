@@ -41,7 +41,7 @@ fn filled(seed: u64) -> Rig {
 /// A hint, small or large by its number; the second of a key has two siblings.
 fn hint(rig: &mut Rig, number: u64, actor: u64) {
     let request = rig.request();
-    let bytes = if number % 2 == 0 { 300 } else { 9_000 };
+    let bytes = if number.is_multiple_of(2) { 300 } else { 9_000 };
     let object = foreign(&Object::empty(), actor, number, request, &vec![3; bytes]);
     let (floor, now_ms) = (Floor::default(), 100 * actor);
     let taken = rig
