@@ -14,9 +14,12 @@ use std::{
 
 use containers::Containers;
 use futures::{StreamExt, stream};
-use ringfort_client::{Client, ClusterStatus};
+use ringfort_client::{Client, ClusterStatus, Roots};
 use ringfort_tests::{
-    outside::{Held, Options, run},
+    outside::{
+        Held, Options, run,
+        schedule::{Fault, Kind},
+    },
     trace::Trace,
 };
 
@@ -33,6 +36,9 @@ const KEYS_AT_ONCE: usize = 64;
 const LOOK: Duration = Duration::from_millis(500);
 /// Looks until the test gives up on it: three minutes.
 const LOOKS_MAX: u32 = 360;
+
+/// How long a container is cut off at least.
+const CUT_OFF: Duration = Duration::from_secs(60);
 
 /// One cluster at a time: its name and its ports are the same.
 fn alone() -> MutexGuard<'static, ()> {
@@ -79,6 +85,66 @@ async fn settled(client: &Client, nodes: usize) -> ClusterStatus {
         tokio::time::sleep(LOOK).await;
     }
     panic!("{nodes} nodes do not settle: {last}");
+}
+
+/// Waits until all nodes, asked one by one, tell the same Merkle roots.
+async fn same_roots(containers: &Containers) -> usize {
+    let one = |endpoint: String| Client::builder().endpoints([endpoint]).build();
+    let clients: Vec<Client> = (containers.endpoints().into_iter())
+        .map(|endpoint| one(endpoint).expect("a client"))
+        .collect();
+    let mut last = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        last.clear();
+        for client in &clients {
+            last.extend(client.roots().await);
+        }
+        let same = |told: &Roots| told.roots == last[0].roots && told.changing.is_empty();
+        if last.len() == clients.len() && last.iter().all(same) {
+            return last[0].roots.values().map(|(_, keys)| *keys as usize).sum();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    panic!("the nodes do not come to hold the same: {last:?}");
+}
+
+/// I5: a container that was cut off from the others while they were written to, and then kept no client busy.
+#[test]
+#[ignore = "needs Docker and the static binary: `.ci/compose` runs it"]
+fn a_container_that_was_cut_off_heals() {
+    let _alone = alone();
+    let Some(mut containers) = Containers::up() else {
+        println!("skipped: no Docker with compose answers here");
+        return;
+    };
+    let cut = Fault {
+        kind: Kind::Cut,
+        node: 2,
+        at_ms: 0,
+        for_ms: 0,
+        seed: 0,
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let reached = containers.endpoints()[..2].to_vec();
+        let client = Client::builder().endpoints(reached).build();
+        let client = client.expect("a client");
+        settled(&client, 3).await;
+        containers.begin(&cut);
+        let cut_at = tokio::time::Instant::now();
+        write_all(&client).await;
+        tokio::time::sleep_until(cut_at + CUT_OFF).await;
+        containers.end(&cut);
+        let back_at = tokio::time::Instant::now();
+        let keys = same_roots(&containers).await;
+        println!(
+            "the same {keys} keys at all nodes {:.1?} after the network was back",
+            back_at.elapsed()
+        );
+        assert_eq!(keys, KEYS);
+        read_all(&client).await;
+    });
+    containers.assert_never_failed();
 }
 
 /// Two nodes more by `--scale`: they are added by themselves, receive their share, and stay the nodes that they are when their
