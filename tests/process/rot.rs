@@ -101,7 +101,13 @@ async fn healed(cluster: &Cluster, reads: bool) {
     loop {
         let status = asking.status().await.expect("it answers");
         let nodes = status.nodes.iter();
-        let left: u64 = nodes.map(|node| node.unsynced + node.quarantined).sum();
+        let left: u64 = nodes
+            .map(|node| {
+                // What has come and is not in the engine yet.
+                let drains = (KEYS as u64).saturating_sub(node.keys);
+                node.unsynced + node.quarantined + drains
+            })
+            .sum();
         if reads && (round < 3 || left > 0) {
             round += 1;
             for first in (0..KEYS).step_by(300) {

@@ -52,6 +52,7 @@ fn strict_get(name: &str, r: u32) -> v1::operation::Kind {
             strict: Some(true),
             ..v1::ReadOptions::default()
         }),
+        ..v1::GetRequest::default()
     })
 }
 

@@ -276,6 +276,36 @@ async fn damage_under_a_running_node_is_met_and_repaired() {
     }
 }
 
+/// Of a scrub that an operator asks for, at any node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_finds_what_nobody_reads() {
+    let (net, homes) = (MemNet::default(), [Home::new(), Home::new(), Home::new()]);
+    let runs = filled(&net, &homes).await;
+    rot(&homes[0], &key(1));
+    rot(&homes[2], &key(1));
+    rot(&homes[2], &key(2));
+    let asked = AdminClient::new(runs[1].channel())
+        .scrub(v1::ScrubRequest {})
+        .await;
+    let passes = asked.expect("answers").into_inner().nodes;
+    assert_eq!(passes.len(), 3);
+    let mut told = Vec::new();
+    let through = async {
+        while told != [(1, 1), (1, 0), (1, 2)] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let nodes = runs[1].status().await.nodes.into_iter();
+            let scrubs = nodes.map(|node| node.scrub.expect("it answers"));
+            told = scrubs.map(|scrub| (scrub.passes, scrub.damaged)).collect();
+        }
+    };
+    let through = tokio::time::timeout(HANG, through).await;
+    through.unwrap_or_else(|_| panic!("passes and damaged records: {told:?}"));
+    for (home, number) in [(0, 1), (2, 1), (2, 2)] {
+        seen(&homes[home], &key(number), &runs).await;
+    }
+    hold_all(&net, &homes, runs).await;
+}
+
 /// Waits until a row verifies again, and all copies count.
 async fn seen(home: &Home, key: &str, runs: &[Run]) {
     let seen = async {
