@@ -151,6 +151,7 @@ mod tests {
         let node = json!({
             "name": "", "state": "up", "zone": "", "capacity": 1.0, "owned": 8, "keys": 0, "hints": 0, "last_seen_ms": 0,
             "unsynced": 0, "receiving": null, "exchange_age_ms": 0, "unclean": 0, "behind": 0, "exchange_left_ms": 0,
+            "quarantined": 0, "scrub": null, "held": null,
         });
         let mut whole = json!({
             "cluster_id": 1, "epoch": 1, "nodes": [], "under_replicated": 0, "moving": 0, "waiting": [], "healed": false,
