@@ -5,7 +5,7 @@
 //! share; where they differ, buckets, then the leaves of those that do, then the objects, both ways: the cost follows the
 //! difference, not the data. Keeps I7: one round at a time, few partitions at once, bounded pages, paced, giving way to clients.
 //!
-//! [`schedule`] says what is due and [`mend`] what is asked next, both pure; [`round`] and [`partition`] ask and merge; [`board`] is
+//! [`schedule`] says what is due and [`mend`] what is asked next, both pure; `round` and `partition` ask and merge; [`board`] is
 //! what other parts of the node see. *Leaves out on purpose:* `synced`, which says that nothing is missing; only the mover gives that
 //! back. A clean exchange says that two copies were the same.
 
