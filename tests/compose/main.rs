@@ -70,14 +70,26 @@ async fn read_all(client: &Client) {
     all.buffer_unordered(KEYS_AT_ONCE).collect::<()>().await;
 }
 
-/// Waits until so many nodes are members that are up, own partitions, and hold all that they should, by one layout.
-async fn settled(client: &Client, nodes: usize) -> ClusterStatus {
+/// Waits until so many nodes are members that are up, own partitions, and hold all that they should, by one layout, and until each
+/// node that clients can ask reaches all owners.
+async fn settled(containers: &Containers, nodes: usize) -> ClusterStatus {
+    let mut last = None;
+    for endpoint in containers.endpoints() {
+        let client = Client::builder().endpoints([endpoint]).build();
+        last = Some(settled_at(&client.expect("a client"), nodes).await);
+    }
+    last.expect("there are endpoints")
+}
+
+/// The same as one node sees it.
+async fn settled_at(client: &Client, nodes: usize) -> ClusterStatus {
     let mut last = String::new();
     for _ in 0..LOOKS_MAX {
         if let (Ok(status), Ok(layouts)) = (client.status().await, client.layouts().await) {
             let mut all = status.nodes.iter();
             let whole = all.all(|n| n.state == "up" && n.owned > 0 && n.unsynced == 0);
-            if status.nodes.len() == nodes && whole && layouts.live.len() == 1 {
+            let reached = status.under_replicated == 0;
+            if status.nodes.len() == nodes && whole && reached && layouts.live.len() == 1 {
                 return status;
             }
             last = format!("{status:?}");
@@ -129,7 +141,7 @@ fn a_container_that_was_cut_off_heals() {
         let reached = containers.endpoints()[..2].to_vec();
         let client = Client::builder().endpoints(reached).build();
         let client = client.expect("a client");
-        settled(&client, 3).await;
+        settled(&containers, 3).await;
         containers.begin(&cut);
         let cut_at = tokio::time::Instant::now();
         write_all(&client).await;
@@ -161,10 +173,10 @@ fn two_more_nodes_come_by_scale() {
     runtime.block_on(async {
         let client = Client::builder().endpoints(containers.endpoints()).build();
         let client = client.expect("a client");
-        settled(&client, 3).await;
+        settled(&containers, 3).await;
         write_all(&client).await;
         containers.scale(2);
-        let five = settled(&client, 5).await;
+        let five = settled(&containers, 5).await;
         read_all(&client).await;
         let names = |status: &ClusterStatus| -> Vec<String> {
             let mut names: Vec<String> = status.nodes.iter().map(|n| n.name.clone()).collect();
@@ -172,7 +184,7 @@ fn two_more_nodes_come_by_scale() {
             names
         };
         containers.renew_more(2);
-        assert_eq!(names(&settled(&client, 5).await), names(&five));
+        assert_eq!(names(&settled(&containers, 5).await), names(&five));
         read_all(&client).await;
     });
     containers.assert_never_failed();
