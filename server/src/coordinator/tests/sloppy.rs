@@ -52,7 +52,6 @@ fn strict_get(name: &str, r: u32) -> v1::operation::Kind {
             strict: Some(true),
             ..v1::ReadOptions::default()
         }),
-        ..v1::GetRequest::default()
     })
 }
 
