@@ -38,6 +38,8 @@ const SEEN_MS_MAX: u64 = 10_000;
 const SETTLED_MS_MAX: u64 = 120_000;
 /// Nodes that are there to be added, where the layout changes.
 const SPARES: usize = 2;
+/// Clients must have ended their last calls within this: a scan has many pages, each with a timeout of its own.
+const STOPPED_MS_MAX: u64 = 60_000;
 /// Then, without any client, all copies must have become equal within this: 60 s are due for 100,000 keys, and there are few.
 const CONVERGED_MS_MAX: u64 = 60_000;
 /// How often it is looked, in ms.
@@ -241,6 +243,7 @@ impl Run {
             baton: Baton::default(),
             begin: Arc::default(),
             stop: Arc::default(),
+            working: Arc::default(),
             healed: Arc::default(),
             done: Arc::default(),
             damaged,
@@ -348,6 +351,12 @@ impl Run {
             .ok_or_else(|| format!("not all members serve: {}", self.absent()))?;
         steps(self, sim, 1_000, &|_| false)?;
         set(&self.plan.stop);
+        // A scan that is still under way would see what the final pass writes (seed 310).
+        steps(self, sim, STOPPED_MS_MAX, &|run| {
+            run.plan.working.load(Ordering::Relaxed) == 0
+        })?
+        .then_some(())
+        .ok_or("a client does not stop")?;
         steps(self, sim, 3_000, &|_| false)?;
         self.converge(sim, panics)?;
         self.say(format_args!("the final pass"));

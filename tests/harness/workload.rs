@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -63,6 +63,8 @@ pub struct Plan {
     pub begin: Arc<AtomicBool>,
     /// Set when they are to stop.
     pub stop: Arc<AtomicBool>,
+    /// Clients that have not stopped yet: their last calls may run on for a while.
+    pub working: Arc<AtomicUsize>,
     /// Set when everything is healed and the final pass may begin.
     pub healed: Arc<AtomicBool>,
     /// Set when the final pass is done.
@@ -110,6 +112,7 @@ pub struct Worker {
 impl Worker {
     /// Client `number` of a run.
     pub fn new(plan: Plan, number: usize, seed: u64) -> Self {
+        plan.working.fetch_add(1, Ordering::Relaxed);
         Worker {
             client: connect(&plan, seed),
             plan,
@@ -152,6 +155,7 @@ impl Worker {
                 sleep(HUSH).await;
             }
         }
+        self.plan.working.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many copies a call asks for: mostly what makes quorums meet.

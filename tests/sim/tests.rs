@@ -40,6 +40,29 @@ fn a_few_seeds_keep_every_promise() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Seeds that failed once, with what `sim` was told beside them.
+const KEPT: [(u64, &[&str]); 1] = [
+    // A scan was still under way when the final pass began to write.
+    (310, &[]),
+];
+
+#[test]
+fn seeds_that_failed_once_keep_every_promise() {
+    let kept = KEPT.into_iter().map(|(seed, args)| {
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        (seed, args.collect())
+    });
+    let mut failed = Vec::new();
+    fleet::run_all(Path::new(SIM), kept, 2, |verdict| {
+        failed.extend(verdict.failure.map(|words| {
+            let args = verdict.extra.join(" ");
+            format!("seed {} {args}\n{words}", verdict.seed)
+        }));
+        true
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
 #[test]
 fn one_seed_twice_is_one_trace_byte_for_byte() {
     let traces = [(); 2].map(|()| {

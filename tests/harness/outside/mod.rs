@@ -110,6 +110,7 @@ pub fn run(nodes: &mut dyn Held, options: &Options, trace: &Trace) -> Report {
         baton: Baton::default(),
         begin: Arc::default(),
         stop: Arc::default(),
+        working: Arc::default(),
         healed: Arc::default(),
         done: Arc::default(),
         damaged: false,
