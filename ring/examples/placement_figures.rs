@@ -2,17 +2,27 @@
 //!
 //! ```console
 //! $ cargo run --release -p ringfort-ring --example placement_figures [PARTITIONS]
+//! $ cargo run --release -p ringfort-ring --example placement_figures least
 //! ```
 //!
-//! Each line tells the worst of four families of placement ids.
+//! Each line tells the worst of four families of placement ids. `least` looks for the fewest partitions with which a join moves no
+//! more than 1.2 times its fair share, and says how long one placement of so many takes.
+
+use std::time::Instant;
 
 use ringfort_ring::{
-    DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Epoch, Layout, Member, NodeName, Placement, PlacementId,
-    StoreId, TOKENS_PER_CAPACITY, moved, token,
+    DEFAULT_PARTITIONS, DEFAULT_REPLICAS, Epoch, Layout, Member, NodeName, PAIRS_MAX,
+    PARTITIONS_MAX, Placement, PlacementId, StoreId, TOKENS_PER_CAPACITY, moved, token,
 };
 
 const SIZES: [u32; 9] = [3, 5, 8, 12, 20, 30, 50, 75, 100];
 const FAMILIES: u32 = 4;
+/// What `least` looks at …
+const SIZES_LEAST: [u32; 5] = [3, 10, 30, 100, 300];
+/// … from so many partitions on.
+const PARTITIONS_LEAST: u32 = 64;
+/// What a join may move, in terms of its fair share.
+const MOVED_MAX: f64 = 1.2;
 
 /// The capacity and the zone of the member of that number.
 type Kind = fn(u32) -> (u32, String);
@@ -47,7 +57,64 @@ fn place(kind: Kind, family: u32, count: u32, partitions: u32) -> (Layout, Place
     (layout, placement)
 }
 
+/// The peak load, and what one join moves in terms of its fair share: the worst of all families.
+fn worst(kind: Kind, count: u32, partitions: u32) -> (f64, f64) {
+    let (mut peak, mut share) = (0.0_f64, 0.0_f64);
+    for family in 0..FAMILIES {
+        let (old, new) = (
+            place(kind, family, count, partitions),
+            place(kind, family, count + 1, partitions),
+        );
+        let moves = moved((&old.0, &old.1), (&new.0, &new.1));
+        peak = peak.max(old.1.peak_over_target());
+        share = share.max(f64::from(moves.total()) / moves.fair_share());
+    }
+    (peak, share)
+}
+
+fn least() {
+    println!("{DEFAULT_REPLICAS} copies of each partition");
+    println!(
+        "members  kind                partitions  moved by one join / fair share  half of them  peak/target  ms"
+    );
+    for (name, kind) in KINDS {
+        for count in SIZES_LEAST {
+            let mut before = f64::NAN;
+            let mut partitions = PARTITIONS_LEAST;
+            while partitions <= PARTITIONS_MAX
+                && u64::from(partitions) * u64::from(count + 1) <= PAIRS_MAX
+            {
+                let (peak, share) = worst(kind, count, partitions);
+                if share <= MOVED_MAX {
+                    #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
+                    let began = Instant::now();
+                    place(kind, 0, count, partitions);
+                    #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
+                    let took = began.elapsed().as_secs_f64() * 1_000.0;
+                    println!(
+                        "{count:7}  {name:18}  {partitions:10}  {share:30.2}  {before:12.2}  {peak:11.3}  {took:.0}"
+                    );
+                    break;
+                }
+                before = share;
+                partitions *= 2;
+            }
+            if partitions > PARTITIONS_MAX
+                || u64::from(partitions) * u64::from(count + 1) > PAIRS_MAX
+            {
+                println!(
+                    "{count:7}  {name:18}  none up to {}: {before:.2}",
+                    partitions / 2
+                );
+            }
+        }
+    }
+}
+
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("least") {
+        return least();
+    }
     let partitions = std::env::args().nth(1).map_or(DEFAULT_PARTITIONS, |text| {
         text.parse().expect("a number of partitions")
     });
@@ -55,16 +122,7 @@ fn main() {
     println!("members  kind                peak/target  moved by one join / fair share");
     for (name, kind) in KINDS {
         for count in SIZES {
-            let (mut peak, mut share) = (0.0_f64, 0.0_f64);
-            for family in 0..FAMILIES {
-                let (old, new) = (
-                    place(kind, family, count, partitions),
-                    place(kind, family, count + 1, partitions),
-                );
-                let moves = moved((&old.0, &old.1), (&new.0, &new.1));
-                peak = peak.max(old.1.peak_over_target());
-                share = share.max(f64::from(moves.total()) / moves.fair_share());
-            }
+            let (peak, share) = worst(kind, count, partitions);
             println!("{count:7}  {name:18}  {peak:11.3}  {share:.2}");
         }
     }

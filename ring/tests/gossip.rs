@@ -11,7 +11,7 @@ const NOTICED_WITHIN_MS: u64 = 5_000;
 
 #[test]
 fn killed_nodes_are_down_for_all_within_five_seconds_and_up_again_when_they_return() {
-    for (count, kills) in [(3, 100), (7, 50)] {
+    for (count, kills) in [(3, 100), (7, 50), (60, 20)] {
         let mut world = World::members(count, FOUL, 11);
         world.run(30_000);
         let mut late = 0;

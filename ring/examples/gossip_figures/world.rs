@@ -260,14 +260,14 @@ impl World {
         self.run_until(ms, |_| false);
     }
 
-    /// Runs until `ended` holds, and at most for so long. Returns how long it took, to 10 ms, or to 100 ms in a large world.
+    /// Runs until `ended` holds, and at most for so long. Returns how long it took, to 10 ms.
     pub fn run_until(&mut self, ms: u64, mut ended: impl FnMut(&World) -> bool) -> Option<u64> {
         let begin = self.now_ms;
         while self.now_ms < begin + ms {
             if ended(self) {
                 return Some(self.now_ms - begin);
             }
-            let until = self.now_ms + if self.sites.len() > 100 { 100 } else { 10 };
+            let until = self.now_ms + 10;
             while let Some(&Reverse((at_ms, id))) = self.queue.peek() {
                 if at_ms > until {
                     break;
@@ -309,6 +309,9 @@ impl World {
         let tick = gossip.tick(now_ms, 1);
         self.note(site, &tick.changes);
         self.spread(site, from, &tick.spread);
+        if let Some(rumour) = tick.hurry {
+            self.spread(site, from, &rumour);
+        }
         self.schedule(now_ms + period, site, What::Tick { life });
     }
 

@@ -8,6 +8,7 @@ use super::{
     entry::{Age, Beat, Entry, Topic},
     message::{BadMessage, ENTRIES_MAX, Message, NEWS_BYTES_MAX, NODES_MAX, News},
     node::{Node, Standing},
+    rumour::Rumour,
 };
 use crate::id::StoreId;
 
@@ -25,11 +26,11 @@ impl Gossip {
         message.check()?;
         self.wake(now_ms);
         let mut changes = Vec::new();
-        let mut opinions = false;
+        let mut mine = false;
         let reply = match message {
             Message::Digest(beats) => {
                 // Before the answer, so that it carries what is suspected.
-                opinions = self.suspect_again(now_ms);
+                mine = self.suspect_again(now_ms);
                 Some(self.answer(now_ms, &beats, &mut changes))
             }
             Message::Answer { beats, news, want } => {
@@ -42,23 +43,30 @@ impl Gossip {
             }
             Message::News(news) => {
                 self.take_up(now_ms, news, &mut changes);
-                None
+                self.refute(&changes)
             }
         };
         self.hear_from(from, &mut changes);
-        self.see_off(&mut changes);
-        opinions |= changes
-            .iter()
-            .any(|change| matches!(change, Change::Entry(_, Topic::SUSPECTS)));
-        if opinions {
+        let left = self.see_off(&mut changes);
+        let mut rumour = Rumour::default();
+        rumour.tellers.extend(left);
+        let observers: Vec<StoreId> = changes.iter().filter_map(Change::opinions_of).collect();
+        self.hear_opinions(observers.iter().copied(), &mut rumour);
+        if !rumour.tellers.is_empty() {
+            // Perhaps this node is the second observer.
+            mine |= self.suspect(now_ms);
+        }
+        if mine {
+            self.hear_opinions([self.me], &mut rumour);
+        }
+        // Who has just risen may be down all the same: by opinions on a heartbeat that came here after them.
+        let is_up = |change: &Change| matches!(change, Change::Up(_));
+        if mine || !observers.is_empty() || changes.iter().any(is_up) {
             self.judge(&mut changes);
         }
-        // The opinions that made a node down are with this one: with others, too, before their next ticks.
-        let is_down = |change: &Change| matches!(change, Change::Down(_));
-        let hurry = changes.iter().any(is_down).then(|| self.hurry(now_ms));
         Ok(Received {
             reply,
-            hurry,
+            hurry: self.pass_on(rumour),
             changes,
         })
     }
@@ -174,8 +182,11 @@ impl Gossip {
         } else if news.beat.generation != known.generation {
             return;
         }
-        if news.since <= node.beat.content && news.beat.content > node.beat.content {
-            node.beat.content = news.beat.content;
+        if news.beat.content > node.beat.content {
+            // Of a rumour the entry counts, although others before it are missing here: they come with a later exchange.
+            if news.since <= node.beat.content {
+                node.beat.content = news.beat.content;
+            }
             for entry in news.entries {
                 let topic = entry.topic;
                 if learn_entry(node, entry) {
@@ -208,19 +219,22 @@ impl Gossip {
     }
 
     /// Who has just said that it stops is down, without any suspicion.
-    fn see_off(&mut self, changes: &mut Vec<Change>) {
-        let left = changes.iter().filter_map(|change| match change {
+    fn see_off(&mut self, changes: &mut Vec<Change>) -> Vec<StoreId> {
+        let said = changes.iter().filter_map(|change| match change {
             Change::Entry(store, Topic::GOODBYE) => Some(*store),
             _ => None,
         });
-        for store in left.collect::<Vec<_>>() {
+        let mut left = Vec::new();
+        for store in said.collect::<Vec<_>>() {
             let gone = self.numbers(store, Topic::GOODBYE) == Some(&[1]);
             if let (true, Ok(index)) = (gone && store != self.me, self.find(store)) {
                 self.nodes[index].standing = Standing::Down;
                 changes.retain(|change| *change != Change::Up(store));
                 changes.push(Change::Down(store));
+                left.push(store);
             }
         }
+        left
     }
 
     /// Others know a later heartbeat of this node than it has sent: an earlier life's. Takes a later life.
@@ -277,11 +291,13 @@ impl Answer {
         if !node.is_told(now_ms) || self.news_bytes >= NEWS_BYTES_MAX {
             return;
         }
-        let later = |entry: &&Entry| since == 0 || entry.version > since;
+        let told = |entry: &&Entry| {
+            (since == 0 || entry.version > since) && entry.version <= node.beat.content
+        };
         let news = News {
             beat: node.beat,
             since,
-            entries: node.entries.iter().filter(later).cloned().collect(),
+            entries: node.entries.iter().filter(told).cloned().collect(),
         };
         self.news_bytes += news.bytes();
         self.news.push(news);

@@ -106,7 +106,7 @@ impl Gossip {
     }
 
     /// Whether nothing later was heard of whom the opinion is about.
-    fn is_current(&self, opinion: &Suspicion) -> bool {
+    pub(super) fn is_current(&self, opinion: &Suspicion) -> bool {
         opinion.store != self.me
             && self
                 .find(opinion.store)

@@ -8,7 +8,7 @@
 //!
 //! Pure: `now` and the seed of all chance are handed in, and effects are returned. Whoever drives this calls
 //! [`Gossip::tick`] once in [`Gossip::period_ms`] and sends its digest to the targets, and hands each message that comes to
-//! [`Gossip::receive`], sends back the reply, and sends what is to hurry.
+//! [`Gossip::receive`] and sends back the reply. What either has in a hurry goes out at once, as a digest does (`rumour`).
 //!
 //! ```
 //! use ringfort_ring::{StoreId, gossip::{Gossip, Message, Settings, Topic, Value}};
@@ -33,6 +33,7 @@ mod judge;
 pub mod link;
 pub mod message;
 mod node;
+mod rumour;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -118,7 +119,7 @@ pub enum Change {
 pub struct Received {
     /// To be sent back to the sender.
     pub reply: Option<Message>,
-    /// To be sent to others at once: once for each node that is found to be down.
+    /// To be sent to others at once, who answer if they know better: somebody is suspected, or has left.
     pub hurry: Option<Spread>,
     /// What came to be different.
     pub changes: Vec<Change>,

@@ -4,6 +4,7 @@ use super::{
     FORGET_AFTER_MS, HIDE_AFTER_MS,
     entry::{Age, Beat, Entry, Suspicion, Topic, Value},
     link::LinkHealth,
+    rumour::PassedOn,
 };
 use crate::{
     id::StoreId,
@@ -51,6 +52,8 @@ pub(super) struct Node {
     pub standing: Standing,
     /// Whether this node suspects it since its latest known heartbeat.
     pub suspected: bool,
+    /// Whose word on the present silence this node has passed on.
+    pub passed_on: PassedOn,
     pub arrivals: Arrivals,
     pub flaps: u64,
     pub link: LinkHealth,
@@ -77,6 +80,7 @@ impl Node {
             fresh_ms: now_ms,
             standing: Standing::Unheard,
             suspected: false,
+            passed_on: PassedOn::default(),
             arrivals: Arrivals::default(),
             flaps: 0,
             link: LinkHealth::default(),
@@ -111,6 +115,7 @@ impl Node {
         let known = self.beat.age();
         self.beat.generation = age.generation;
         self.beat.counter = age.counter;
+        self.passed_on = PassedOn::default();
         if known.generation == 0 {
             // Hearsay: whether it rises is to be seen.
             self.fresh_ms = now_ms;

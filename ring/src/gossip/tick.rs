@@ -5,6 +5,7 @@ use super::{
     entry::{Beat, Topic, Value},
     message::Message,
     node::Standing,
+    rumour::Rumour,
 };
 use crate::id::StoreId;
 
@@ -34,6 +35,8 @@ pub struct Spread {
 pub struct Tick {
     /// To be sent.
     pub spread: Spread,
+    /// To be sent at once, too: see [`super::Received::hurry`].
+    pub hurry: Option<Spread>,
     /// What came to be different.
     pub changes: Vec<Change>,
 }
@@ -43,7 +46,10 @@ impl Gossip {
     pub fn tick(&mut self, now_ms: u64, seeds: usize) -> Tick {
         self.wake(now_ms);
         self.nodes.retain(|node| !node.is_forgotten(now_ms));
-        self.suspect(now_ms);
+        let mut rumour = Rumour::default();
+        if self.suspect(now_ms) {
+            self.hear_opinions([self.me], &mut rumour);
+        }
         let me = self.mine();
         if !self.has_left {
             let beat = &mut self.nodes[me].beat;
@@ -52,6 +58,7 @@ impl Gossip {
         let mut changes = Vec::new();
         self.judge(&mut changes);
         Tick {
+            hurry: self.pass_on(rumour),
             spread: Spread {
                 targets: self.targets(now_ms, seeds),
                 message: Message::Digest(self.digest(now_ms)),
@@ -64,23 +71,23 @@ impl Gossip {
     pub fn leave(&mut self, now_ms: u64) -> Spread {
         self.write(Topic::GOODBYE, Value::number(1));
         self.has_left = true;
-        self.hurry(now_ms)
+        Spread {
+            targets: self.near(self.settings.fanout),
+            message: Message::Digest(self.digest(now_ms)),
+        }
     }
 
-    /// Tells some at once, without a heartbeat: somebody is down.
-    pub(super) fn hurry(&mut self, now_ms: u64) -> Spread {
+    /// Some that are up, by chance.
+    pub(super) fn near(&mut self, fanout: usize) -> Vec<Target> {
         let mut near: Vec<Target> = self
             .nodes
             .iter()
             .filter(|node| node.beat.store != self.me && node.standing == Standing::Up)
             .map(|node| Target::Node(node.beat.store))
             .collect();
-        let picked = self.draw.bring_forward(&mut near, self.settings.fanout);
+        let picked = self.draw.bring_forward(&mut near, fanout);
         near.truncate(picked);
-        Spread {
-            targets: near,
-            message: Message::Digest(self.digest(now_ms)),
-        }
+        near
     }
 
     /// All heartbeats that others are told.

@@ -47,8 +47,8 @@ use crate::{
 
 /// Exchanges of this node at once, at most; more are left out.
 const CALLS_MAX: usize = 64;
-/// News in a hurry that wait, at most: one has it all.
-const HURRIES_MAX: usize = 4;
+/// Rumours that wait to be sent, at most, which takes but a moment; who misses one hears of it by the next ticks.
+const HURRIES_MAX: usize = 64;
 /// Addresses of one seed that are tried at once.
 const SEED_ADDRESSES_AT_ONCE: usize = 3;
 /// The durable sequence is told once in so many ticks: it always changes, and each telling travels to all.
@@ -221,7 +221,17 @@ impl Gossiper {
         }
         let tick = core.tick(now_ms, self.parts.seeds.len());
         self.note(&core, &tick.changes);
+        drop(core);
+        self.hurry(tick.hurry);
         tick.spread
+    }
+
+    /// Has a rumour sent at once.
+    fn hurry(&self, rumour: Option<Spread>) {
+        if let Some(spread) = rumour {
+            // Without room: see HURRIES_MAX.
+            let _ = self.hurry.try_send(spread);
+        }
     }
 
     /// One number always fits; only a full list of topics could refuse it.
@@ -231,7 +241,7 @@ impl Gossiper {
         }
     }
 
-    /// Starts the exchanges of one digest.
+    /// Starts the exchanges of one digest or rumour.
     fn send(self: &Arc<Self>, calls: &mut JoinSet<()>, spread: Spread) {
         for target in spread.targets {
             while calls.try_join_next().is_some() {}
@@ -297,11 +307,12 @@ impl Gossiper {
         let reply = call(client.clone(), self.outgoing(Some(&message))).await?;
         let trip_ms = self.now_ms().saturating_sub(asked_ms);
         let fence = reply.fence.unwrap_or_default();
-        let next = self
-            .take(&fence, reply)
-            .map_err(|status| status.message().to_owned())?;
-        if let Some(news) = next {
-            call(client.clone(), self.outgoing(Some(&news))).await?;
+        let words = |status: Status| status.message().to_owned();
+        if let Some(news) = self.take(&fence, reply).map_err(words)? {
+            let last = call(client.clone(), self.outgoing(Some(&news))).await?;
+            // Whom the news suspect wrongly, if any.
+            self.take(&last.fence.unwrap_or_default(), last)
+                .map_err(words)?;
         }
         Ok((StoreId(fence.store_id), trip_ms))
     }
@@ -360,10 +371,7 @@ impl Gossiper {
             .map_err(|error| bad(&error))?;
         self.note(&core, &received.changes);
         drop(core);
-        if let Some(spread) = received.hurry {
-            // If several wait already, they have this one's news, too.
-            let _ = self.hurry.try_send(spread);
-        }
+        self.hurry(received.hurry);
         Ok(received.reply)
     }
 
