@@ -34,6 +34,9 @@ use zones::Zones;
 /// The most (partition, member) pairs that a placement is computed from: 256 MiB while it is.
 pub const PAIRS_MAX: u64 = 1 << 24;
 
+/// Of so many members for each partition the distances are put in order at first.
+const NEAR_MEMBERS: usize = 16;
+
 /// The owners and fallbacks of every partition of one layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -209,15 +212,28 @@ fn assign(layout: &Layout, tokens: &[Vec<Token>], limits: &[u32], zones: &Zones)
                 .map(|(partition, distance)| (distance, partition, rank)),
         );
     }
-    pairs.sort_unstable();
     let mut assignment = Assignment::new(
         layout.partitions(),
         layout.effective_replicas(),
         limits,
         zones,
     );
-    for &(_, partition, rank) in &pairs {
-        assignment.offer(partition, rank);
+    // Ascending, but only as far as somebody lacks owners: most find theirs among the nearest few.
+    let mut rest = &mut pairs[..];
+    let mut near = tokens.len().min(NEAR_MEMBERS) * layout.partitions() as usize;
+    while !rest.is_empty() {
+        near = near.min(rest.len());
+        rest.select_nth_unstable(near - 1);
+        let (nearest, others) = rest.split_at_mut(near);
+        nearest.sort_unstable();
+        for &(_, partition, rank) in &*nearest {
+            assignment.offer(partition, rank);
+        }
+        let open = retain(others, |&(_, partition, rank)| {
+            assignment.may_still_take(partition, rank)
+        });
+        rest = &mut others[..open];
+        near *= 2;
     }
     assignment.complete();
     let mut owners = assignment.owners;
@@ -225,4 +241,16 @@ fn assign(layout: &Layout, tokens: &[Vec<Token>], limits: &[u32], zones: &Zones)
         owners.sort_by_key(|&rank| (walk::distance(&tokens[usize::from(rank)], start), rank));
     }
     owners
+}
+
+/// Brings what `keep` holds for to the front, in any order; returns how many.
+fn retain<T>(items: &mut [T], keep: impl Fn(&T) -> bool) -> usize {
+    let mut kept = 0;
+    for place in 0..items.len() {
+        if keep(&items[place]) {
+            items.swap(kept, place);
+            kept += 1;
+        }
+    }
+    kept
 }

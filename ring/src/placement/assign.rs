@@ -53,6 +53,11 @@ impl<'a> Assignment<'a> {
         }
     }
 
+    /// Whether a later offer of the partition to the member may come to anything.
+    pub(super) fn may_still_take(&self, partition: u32, member: u16) -> bool {
+        self.owners[partition as usize].len() < self.replicas && !self.is_full(member)
+    }
+
     /// Gives every partition the owners that it still lacks, moving as few others as that takes.
     pub(super) fn complete(&mut self) {
         for partition in 0..u32::try_from(self.owners.len()).expect("at most 2^16 partitions") {
