@@ -29,12 +29,15 @@ const PEAK_MAX: f64 = 1.03 + 1e-9;
 /// The capacity and the zone of the member of that number.
 type Kind = fn(u32) -> (u32, String);
 
-const KINDS: [(&str, Kind); 3] = [
+const KINDS: [(&str, Kind); 5] = [
     ("equal", |_| (1, String::new())),
     ("capacities 1, 2, 4", |number| {
         (1 << (number % 3), String::new())
     }),
     ("three zones", |number| (1, format!("zone-{}", number % 3))),
+    // The same shares, of more virtual nodes.
+    ("all of capacity 16", |_| (16, String::new())),
+    ("16, three zones", |number| (16, format!("zone-{}", number % 3))),
 ];
 
 fn place(kind: Kind, family: u32, count: u32, partitions: u32) -> (Layout, Placement) {
