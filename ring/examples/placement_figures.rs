@@ -37,7 +37,9 @@ const KINDS: [(&str, Kind); 5] = [
     ("three zones", |number| (1, format!("zone-{}", number % 3))),
     // The same shares, of more virtual nodes.
     ("all of capacity 16", |_| (16, String::new())),
-    ("16, three zones", |number| (16, format!("zone-{}", number % 3))),
+    ("16, three zones", |number| {
+        (16, format!("zone-{}", number % 3))
+    }),
 ];
 
 fn place(kind: Kind, family: u32, count: u32, partitions: u32) -> (Layout, Placement) {
