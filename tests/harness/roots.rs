@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ringfort_ring::{Decree, PartitionId, Placement, StoreId, consensus::Promises};
+use ringfort_ring::{Decree, PartitionId, Placement, StoreId};
 use ringfort_storage::Store;
 
-use super::cluster::SimNode;
+use super::{cluster::SimNode, words};
 
 /// What differs among the nodes that run, in words, by the newest layout that any of them keeps; empty: all owners that run tell the
 /// same roots, and nobody else claims to hold anything. A partition with copies that are still to be folded counts as differing: drains fold them within seconds.
@@ -68,6 +68,6 @@ pub fn differing(nodes: &[SimNode]) -> Vec<String> {
 /// The newest decree that a store keeps.
 fn decree(store: &Store) -> Option<Decree> {
     let identity = store.identity().current();
-    let promises = Promises::decode(&identity.votes).ok()?;
+    let promises = words::promises(&identity).ok()??;
     Some((*promises.decree).clone())
 }

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use ringfort::bootstrap::Decree as Founding;
 use ringfort_ring::{
     Decree, Epoch, StoreId,
     consensus::{Ballot, Promises},
@@ -31,6 +32,25 @@ pub struct Words {
     chosen: BTreeMap<Epoch, Decree>,
 }
 
+/// The promises that a store keeps: none before it has a layout, and those of a founder before the first change.
+///
+/// # Errors
+/// They do not decode, in words.
+pub fn promises(identity: &Identity) -> Result<Option<Promises>, String> {
+    match (identity.votes.is_empty(), identity.layouts.is_empty()) {
+        (true, true) => Ok(None),
+        (true, false) => {
+            let founding = Founding::decode(&identity.layouts).map_err(|e| e.to_string())?;
+            let founding = Arc::new(Decree::founding(founding.layout));
+            Ok(Some(Promises::start(founding)))
+        }
+        (false, _) => {
+            let promises = Promises::decode(&identity.votes).map_err(|e| e.to_string())?;
+            Ok(Some(promises))
+        }
+    }
+}
+
 impl Words {
     /// Looks at all nodes; gives those that have said something new since the last look, and adds to `wrong` what must not be.
     pub fn look(&mut self, nodes: &[SimNode], wrong: &mut Vec<String>) -> Vec<usize> {
@@ -48,17 +68,20 @@ impl Words {
             self.last[i] = Some(now.clone());
             if is_news && !now.votes.is_empty() {
                 spoke.push(i);
-                match Promises::decode(&now.votes) {
-                    Ok(promises) => {
-                        let store = StoreId(now.store_id);
+            }
+            match promises(&now) {
+                Ok(Some(promises)) => {
+                    let store = StoreId(now.store_id);
+                    if is_news {
                         wrong.extend(self.judge(&node.name, store, &promises));
-                        self.kept[i] = Some((store, promises));
                     }
-                    Err(error) => wrong.push(format!(
-                        "{} keeps promises that do not decode: {error}",
-                        node.name
-                    )),
+                    self.kept[i] = Some((store, promises));
                 }
+                Ok(None) => {}
+                Err(error) => wrong.push(format!(
+                    "{} keeps promises that do not decode: {error}",
+                    node.name
+                )),
             }
         }
         spoke
