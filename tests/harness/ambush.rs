@@ -34,6 +34,8 @@ pub enum Who {
     Speaker,
     /// All nodes that have said it: they are cut off from the others together.
     Said,
+    /// The same, and the nodes whose bits the fault's seed has.
+    SaidOr,
     /// All the others.
     Silent,
     /// Nodes by chance, decided by the fault's seed.
@@ -125,6 +127,9 @@ impl Strike {
         let chosen: Vec<usize> = match self.who {
             Who::Speaker => vec![speaker],
             Who::Said => nodes.filter(|node| said[*node]).collect(),
+            Who::SaidOr => nodes
+                .filter(|node| said[*node] || seed >> node & 1 == 1)
+                .collect(),
             Who::Silent => nodes.filter(|node| !said[*node]).collect(),
             Who::Some => nodes.filter(|node| seed >> node & 1 == 1).collect(),
             Who::Own => vec![self.fault.node],

@@ -177,18 +177,39 @@ fn flip(script: Script, chance: &mut StdRng) -> Script {
     let (founding, _) = script.sizes;
     for round in 0..2 {
         let at_ms = 400 + round * STORM_MS / 2;
+        let wishes = [
+            Wish::Join,
+            Wish::Join,
+            Wish::Leave,
+            Wish::Replace,
+            Wish::Resize,
+        ];
+        let wish = wishes[chance.random_range(0..wishes.len())];
         errands.push(Errand {
             at_ms,
-            wish: [
-                Wish::Join,
-                Wish::Join,
-                Wish::Leave,
-                Wish::Replace,
-                Wish::Resize,
-            ][chance.random_range(0..5)],
+            wish,
             operator: 0,
             seed: chance.random(),
         });
+        match chance.random_range(0..3) {
+            0 => {
+                // Who decided it and who is new are alone with each other, and the others go on by the old layout.
+                let mut alone = strike(Who::SaidOr, Kind::Split, 400..1_200, chance);
+                alone.fault.seed = mask(&[founding, founding + 1]);
+                let moment = [Moment::Decreed, Moment::Acked][chance.random_range(0..2)];
+                ambushes.push(Ambush::new(at_ms, moment, 1, vec![alone]));
+                continue;
+            }
+            1 => {
+                // The last has received all that it is given, and the others have not heard of it.
+                let new = usize::from(matches!(wish, Wish::Join | Wish::Replace));
+                let apart = strike(Who::Some, Kind::Split, 500..1_500, chance);
+                let all = founding + new;
+                ambushes.push(Ambush::new(at_ms, Moment::Merged, all, vec![apart]));
+                continue;
+            }
+            _ => {}
+        }
         for _ in 0..chance.random_range(1..=2) {
             let moments = [
                 Moment::Decreed,
@@ -256,66 +277,79 @@ fn loss(script: Script, chance: &mut StdRng) -> Script {
     }
 }
 
-/// Two nodes are cut off from the others, so that fallbacks hold what owners lack; there one ends and the other loses its disk.
+/// All but two nodes are down, so that fallbacks hold what owners lack; then of those two one ends and the other loses its disk.
 fn hints(script: Script, chance: &mut StdRng) -> Script {
     let nodes = chance.random_range(4..=5);
     let one = chance.random_range(0..nodes);
     let other = (one + chance.random_range(1..nodes)) % nodes;
     let at_ms = chance.random_range(300..800);
-    let alone = Fault {
-        at_ms,
-        for_ms: chance.random_range(2_000..3_500),
-        seed: mask(&[one, other]),
-        ..fault(Kind::Split, 0, nodes, chance)
-    };
     let ends_ms = at_ms + chance.random_range(700..1_800);
-    let ended = Fault {
+    let back_ms = ends_ms + chance.random_range(300..1_200);
+    let others = (0..nodes).filter(|node| ![one, other].contains(node));
+    let mut faults = Vec::new();
+    for node in others {
+        faults.push(Fault {
+            at_ms,
+            for_ms: back_ms - at_ms,
+            ..fault(ends(chance), node, nodes, chance)
+        });
+    }
+    let how = [Kind::Crash, Kind::Kill, Kind::Restart][chance.random_range(0..3)];
+    faults.push(Fault {
         at_ms: ends_ms,
         for_ms: chance.random_range(50..400),
-        ..fault(
-            [Kind::Crash, Kind::Kill, Kind::Restart][chance.random_range(0..3)],
-            one,
-            nodes,
-            chance,
-        )
-    };
-    let lost = Fault {
-        at_ms: ends_ms - 100 + chance.random_range(0..200),
-        for_ms: chance.random_range(50..400),
-        ..fault(Kind::LoseDisk, other, nodes, chance)
-    };
+        ..fault(how, one, nodes, chance)
+    });
+    // In half of the drills nothing is lost, and what fallbacks were asked is all there is.
+    if chance.random() {
+        faults.push(Fault {
+            at_ms: ends_ms - 100 + chance.random_range(0..200),
+            for_ms: chance.random_range(50..400),
+            ..fault(Kind::LoseDisk, other, nodes, chance)
+        });
+    }
     Script {
         sizes: (nodes, 0),
         manner: Manner::Lenient,
         keys: chance.random_range(4..16),
-        faults: vec![alone, ended, lost],
+        faults,
         ..script
     }
 }
 
-/// Rows rot in a node that runs, while another misses what is written; so what rots is asked for as soon as that one is back.
+/// While one node misses what is written, another is started anew, so that it holds its records on disk alone; there some rot, just
+/// before the first one is back and asks for what it missed.
 fn rot(script: Script, chance: &mut StdRng) -> Script {
     let (nodes, _) = script.sizes;
     let struck = chance.random_range(0..nodes);
     let missing = (struck + chance.random_range(1..nodes)) % nodes;
-    let at_ms = chance.random_range(500..1_500);
+    let at_ms = chance.random_range(300..600);
+    let restart_ms = at_ms + chance.random_range(600..1_200);
+    let rot_ms = restart_ms + chance.random_range(500..900);
     let gap = Fault {
         at_ms,
-        for_ms: chance.random_range(1_000..2_500),
+        for_ms: rot_ms - at_ms + chance.random_range(50..400),
         seed: mask(&[missing]),
         ..fault(Kind::Split, 0, nodes, chance)
     };
-    let mut faults = vec![gap];
+    let restart = Fault {
+        at_ms: restart_ms,
+        for_ms: 1,
+        ..fault(Kind::Restart, struck, nodes, chance)
+    };
+    let mut faults = vec![gap, restart];
     for _ in 0..chance.random_range(1..=3) {
         faults.push(Fault {
-            at_ms: at_ms + chance.random_range(500..gap.for_ms + 1_000),
+            at_ms: rot_ms + chance.random_range(0..300),
             for_ms: 1,
             ..fault(Kind::Rot, struck, nodes, chance)
         });
     }
     Script {
         faults,
-        keys: chance.random_range(4..30),
+        keys: chance.random_range(15..40),
+        clients: 2,
+        pause_ms: 80,
         ..script
     }
 }
