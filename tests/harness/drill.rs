@@ -25,15 +25,18 @@ pub enum Drill {
     Hints,
     /// What rots is not served and not sent on.
     Rot,
+    /// What an expired value has replaced does not come back.
+    Expire,
 }
 
 /// All drills, by what `sim` calls them.
-pub const DRILLS: [(&str, Drill); 5] = [
+pub const DRILLS: [(&str, Drill); 6] = [
     ("decide", Drill::Decide),
     ("flip", Drill::Flip),
     ("loss", Drill::Loss),
     ("hints", Drill::Hints),
     ("rot", Drill::Rot),
+    ("expire", Drill::Expire),
 ];
 
 /// How a run is set up for it.
@@ -84,6 +87,7 @@ impl Drill {
             Drill::Loss => loss(script, &mut chance),
             Drill::Hints => hints(script, &mut chance),
             Drill::Rot => rot(script, &mut chance),
+            Drill::Expire => expire(script, &mut chance),
         };
         script.faults.sort_by_key(|fault| fault.at_ms);
         script.errands.sort_by_key(|errand| errand.at_ms);
@@ -318,17 +322,17 @@ fn hints(script: Script, chance: &mut StdRng) -> Script {
 }
 
 /// While one node misses what is written, another is started anew, so that it holds its records on disk alone; there some rot, just
-/// before the first one is back and asks for what it missed.
+/// before the first one is back and asks for what it missed. Clients do little, and soon nothing: whoever reads a rotten record mends it.
 fn rot(script: Script, chance: &mut StdRng) -> Script {
     let (nodes, _) = script.sizes;
     let struck = chance.random_range(0..nodes);
     let missing = (struck + chance.random_range(1..nodes)) % nodes;
-    let at_ms = chance.random_range(300..600);
-    let restart_ms = at_ms + chance.random_range(600..1_200);
-    let rot_ms = restart_ms + chance.random_range(500..900);
+    let at_ms = chance.random_range(1_000..2_500);
+    let restart_ms = chance.random_range(3_700..4_200);
+    let rot_ms = chance.random_range(4_700..4_900);
     let gap = Fault {
         at_ms,
-        for_ms: rot_ms - at_ms + chance.random_range(50..400),
+        for_ms: STORM_MS - 50 - at_ms,
         seed: mask(&[missing]),
         ..fault(Kind::Split, 0, nodes, chance)
     };
@@ -337,19 +341,41 @@ fn rot(script: Script, chance: &mut StdRng) -> Script {
         for_ms: 1,
         ..fault(Kind::Restart, struck, nodes, chance)
     };
-    let mut faults = vec![gap, restart];
-    for _ in 0..chance.random_range(1..=3) {
+    let rot = Fault {
+        at_ms: rot_ms,
+        for_ms: 1,
+        ..fault(Kind::Rot, struck, nodes, chance)
+    };
+    Script {
+        faults: vec![gap, restart, rot],
+        keys: chance.random_range(15..40),
+        clients: 2,
+        pause_ms: 150,
+        manner: Manner::Usual,
+        ..script
+    }
+}
+
+/// Values soon expire, and one node after the other misses some of them, and still has what they replaced.
+fn expire(script: Script, chance: &mut StdRng) -> Script {
+    let (nodes, _) = script.sizes;
+    let mut faults = Vec::new();
+    let mut at_ms = chance.random_range(400..800);
+    while at_ms < STORM_MS - 1_000 {
+        let for_ms = chance.random_range(500..2_000);
+        let missing = chance.random_range(0..nodes);
         faults.push(Fault {
-            at_ms: rot_ms + chance.random_range(0..300),
-            for_ms: 1,
-            ..fault(Kind::Rot, struck, nodes, chance)
+            at_ms,
+            for_ms,
+            seed: mask(&[missing]),
+            ..fault(Kind::Split, 0, nodes, chance)
         });
+        at_ms += for_ms + chance.random_range(50..400);
     }
     Script {
         faults,
-        keys: chance.random_range(15..40),
-        clients: 2,
-        pause_ms: 80,
+        keys: chance.random_range(2..6),
+        manner: Manner::Fleeting,
         ..script
     }
 }

@@ -69,6 +69,7 @@ pub fn usual_args(mutant: &str) -> &'static [&'static str] {
         "CountUnsynced" => &["--drill", "loss"],
         "HintLost" | "RepairFallback" => &["--drill", "hints"],
         "ShipCorrupt" => &["--drill", "rot"],
+        "DropExpiredClock" => &["--drill", "expire"],
         _ => &[],
     }
 }

@@ -35,6 +35,8 @@ const HUSH: Duration = Duration::from_millis(5);
 /// What is drawn for a read of one key, in percent of all calls.
 const A_GET: u32 = 30;
 
+/// A value that soon expires lives for less than this, in ms.
+const FLEETING_MS_MAX: u64 = 500;
 /// A lifetime that outlasts every run, whatever clocks jump, in ms.
 const LONG_TTL_MS: u64 = 60 * 3_600_000;
 
@@ -57,6 +59,8 @@ pub enum Manner {
     HotReads,
     /// Every other call is a read, and most let fallbacks count.
     Lenient,
+    /// Every other call is a read, all want quorums of owners that meet, and every other value soon expires.
+    Fleeting,
 }
 
 /// What all clients of a run share.
@@ -178,7 +182,8 @@ impl Worker {
     /// Decides the next call.
     fn draw(&mut self) -> u32 {
         match self.plan.manner {
-            Manner::HotReads | Manner::Lenient if self.chance.random() => A_GET,
+            Manner::Usual => self.chance.random_range(0..100),
+            _ if self.chance.random() => A_GET,
             _ => self.chance.random_range(0..100),
         }
     }
@@ -204,7 +209,7 @@ impl Worker {
     fn strict(&mut self) -> bool {
         match self.plan.manner {
             Manner::Usual => self.chance.random_range(0..5) > 0,
-            Manner::HotReads => true,
+            Manner::HotReads | Manner::Fleeting => true,
             Manner::Lenient => self.chance.random_range(0..4) == 0,
         }
     }
@@ -228,6 +233,9 @@ impl Worker {
     }
 
     fn ttl_ms(&mut self) -> u64 {
+        if self.plan.manner == Manner::Fleeting && self.chance.random() {
+            return self.chance.random_range(50..FLEETING_MS_MAX);
+        }
         match self.chance.random_range(0..20) {
             0..3 => self.chance.random_range(50..3_000),
             3 => self.chance.random_range(5_000..60_000),
