@@ -48,27 +48,34 @@ pub enum Kind {
     LoseDisk,
     /// The node stops, and comes back at other ports. Only where the layout changes.
     Move,
+    /// The nodes whose bits the seed has, and some of the clients, are cut off from the others. Only in drills.
+    Split,
+    /// Bits of a few rows of the engine flip while the node runs. Only in drills.
+    Rot,
 }
 
 impl Kind {
     /// Whether it destroys what was synced. All such faults of a run strike one node: that all copies of a record go is
     /// beyond what N copies promise.
     pub fn damages(self) -> bool {
-        use Kind::{BitFlip, FailEngine, LoseDisk, Restore};
-        matches!(self, BitFlip | FailEngine | Restore | LoseDisk)
+        use Kind::{BitFlip, FailEngine, LoseDisk, Restore, Rot};
+        matches!(self, BitFlip | FailEngine | Restore | LoseDisk | Rot)
     }
 
     /// Whether it keeps messages from arriving, or from arriving soon.
     pub fn is_of_network(self) -> bool {
-        use Kind::{Cut, Delay, Hold, OneWay, Partition, Pause};
-        matches!(self, Partition | OneWay | Hold | Delay | Cut | Pause)
+        use Kind::{Cut, Delay, Hold, OneWay, Partition, Pause, Split};
+        matches!(
+            self,
+            Partition | OneWay | Hold | Delay | Cut | Pause | Split
+        )
     }
 
     /// Whether a node may end by itself because of it.
     pub fn ends_nodes(self) -> bool {
         matches!(
             self,
-            Kind::FailDisk | Kind::FullDisk | Kind::FailEngine | Kind::BitFlip
+            Kind::FailDisk | Kind::FullDisk | Kind::FailEngine | Kind::BitFlip | Kind::Rot
         )
     }
 }
@@ -96,8 +103,8 @@ pub const KINDS: [Kind; 19] = [
     Kind::Stranger,
 ];
 
-/// The kinds that come only where the layout changes.
-pub const KINDS_OF_CHANGES: [Kind; 2] = [Kind::LoseDisk, Kind::Move];
+/// The kinds that come only where the layout changes, and in drills.
+pub const KINDS_OF_CHANGES: [Kind; 4] = [Kind::LoseDisk, Kind::Move, Kind::Split, Kind::Rot];
 
 /// One fault of a schedule.
 #[derive(Debug, Clone, Copy)]

@@ -44,13 +44,6 @@ pub struct Found {
 fn shown_by(mutant: &str) -> Option<&'static [Kind]> {
     match mutant {
         "AcceptStaleEpoch" | "AcceptForeign" => Some(&[Kind::Stranger]),
-        // While one layout lives and nothing is decided, none of these does anything.
-        "CountOverLayouts"
-        | "TwoDecided"
-        | "ForgetVote"
-        | "ForgetOldEarly"
-        | "CopyBeforeAck"
-        | "LeaveWithoutDraining" => Some(&[]),
         "BadChecksum" => Some(&[Kind::BitFlip]),
         "CountUnsynced" => Some(&[Kind::BitFlip, Kind::FailEngine, Kind::Restore]),
         "ReuseActor" => Some(&[Kind::BitFlip, Kind::Restore]),
@@ -67,8 +60,27 @@ fn shown_by(mutant: &str) -> Option<&'static [Kind]> {
     }
 }
 
-/// Searches, one seed after the other. `extra` is handed to `sim` as it is.
+/// What `sim` is told where a bug is looked for, unless something else is wanted: a run as they usually are does not meet it, or hardly ever.
+pub fn usual_args(mutant: &str) -> &'static [&'static str] {
+    match mutant {
+        "TwoDecided" | "ForgetVote" => &["--drill", "decide"],
+        "CopyBeforeAck" | "CountOverLayouts" | "TreeMissesErase" => &["--drill", "flip"],
+        "PlaceByLiveness" | "ForgetOldEarly" | "LeaveWithoutDraining" => &["--changes", "2"],
+        "CountUnsynced" => &["--drill", "loss"],
+        "HintLost" | "RepairFallback" => &["--drill", "hints"],
+        "ShipCorrupt" => &["--drill", "rot"],
+        "DropExpiredClock" => &["--drill", "expire"],
+        _ => &[],
+    }
+}
+
+/// Searches, one seed after the other. `extra` is handed to `sim` as it is; if there is none, what is usual for the bug is.
 pub fn search(sim: &Path, extra: &[String], search: &Search) -> Found {
+    let usual = usual_args(&search.mutant)
+        .iter()
+        .map(|arg| (*arg).to_owned());
+    let usual: Vec<String> = usual.collect();
+    let extra = if extra.is_empty() { &usual } else { extra };
     let planted = ["--mutant", &search.mutant].map(str::to_owned);
     let planted = [extra, &planted].concat();
     let mut found = Found {
@@ -77,9 +89,12 @@ pub fn search(sim: &Path, extra: &[String], search: &Search) -> Found {
         unsound: Vec::new(),
         broken: None,
     };
-    // Where layouts change, and disks are lost with it, any run may show any of them.
-    let changes = extra.iter().any(|arg| arg.starts_with("--changes"));
-    let shown_by = shown_by(&search.mutant).filter(|_| !changes);
+    // Where layouts change, and disks are lost with it, any run may show any of them; and a drill has faults of its own.
+    let others = ["--changes", "--drill"];
+    let others = extra
+        .iter()
+        .any(|arg| others.iter().any(|other| arg.starts_with(other)));
+    let shown_by = shown_by(&search.mutant).filter(|_| !others);
     for seed in search.seeds.clone() {
         found.tried += 1;
         let kinds = kinds_of(seed);

@@ -6,8 +6,10 @@
 //!
 //! *Left out on purpose:* anything that stands in for the node or for the client. Only their parts are simulated.
 
+pub mod ambush;
 pub mod checker;
 pub mod cluster;
+pub mod drill;
 pub mod driver;
 pub mod faults;
 pub mod fleet;

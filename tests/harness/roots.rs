@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use ringfort_ring::{Decree, Placement, StoreId, consensus::Promises};
+use ringfort_ring::{Decree, PartitionId, Placement, StoreId};
 use ringfort_storage::Store;
 
-use super::cluster::SimNode;
+use super::{cluster::SimNode, words};
 
 /// What differs among the nodes that run, in words, by the newest layout that any of them keeps; empty: all owners that run tell the
-/// same roots. A partition with copies that are still to be folded counts as differing: drains fold them within seconds.
+/// same roots, and nobody else claims to hold anything. A partition with copies that are still to be folded counts as differing: drains fold them within seconds.
 pub fn differing(nodes: &[SimNode]) -> Vec<String> {
     let stores = nodes
         .iter()
@@ -27,11 +27,13 @@ pub fn differing(nodes: &[SimNode]) -> Vec<String> {
     let Ok(placement) = Placement::compute(layout) else {
         return vec!["the layout has no placement".to_owned()];
     };
+    let owners_of = |partition: PartitionId| {
+        let owners = placement.owners(partition).iter();
+        owners.map(|owner| layout.members()[usize::from(*owner)].store_id)
+    };
     let mut differing = Vec::new();
     for partition in layout.partition_ids() {
-        let owners = placement.owners(partition).iter();
-        let owners = owners.map(|owner| layout.members()[usize::from(*owner)].store_id);
-        let held = owners.filter_map(|store| by_store.get(&store));
+        let held = owners_of(partition).filter_map(|store| by_store.get(&store));
         let told: Vec<(&str, Option<(u64, u32)>)> = held
             .map(|(name, store)| {
                 let now = store.partition_tree(partition.0);
@@ -49,6 +51,16 @@ pub fn differing(nodes: &[SimNode]) -> Vec<String> {
         {
             differing.push(format!("partition {}: {told:x?}", partition.0));
         }
+        let owners: Vec<StoreId> = owners_of(partition).collect();
+        for (store, (name, held)) in &by_store {
+            let count = held.partition_tree(partition.0).tree.count();
+            if count > 0 && !owners.contains(store) {
+                differing.push(format!(
+                    "partition {}: {name} claims {count} keys, and does not own it",
+                    partition.0
+                ));
+            }
+        }
     }
     differing
 }
@@ -56,6 +68,6 @@ pub fn differing(nodes: &[SimNode]) -> Vec<String> {
 /// The newest decree that a store keeps.
 fn decree(store: &Store) -> Option<Decree> {
     let identity = store.identity().current();
-    let promises = Promises::decode(&identity.votes).ok()?;
+    let promises = words::promises(&identity).ok()??;
     Some((*promises.decree).clone())
 }

@@ -13,19 +13,22 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use turmoil::{Builder, Sim};
 
 use super::{
+    ambush::Ambush,
     checker,
     cluster::{self, Role, SimNode},
+    drill::{Drill, Script},
     faults::{self, Kind},
     history::History,
     net::{EPOCH_MS, set_now},
     operator::{self, Board, Errand, OPERATORS, Operator, Wish},
+    roots,
     storm::{Scene, Storm},
     stranger::{self, Orders},
     tap::Tap,
     tempo::Baton,
     trace::Trace,
     unrest::{self, Aim},
-    workload::{Dial, Plan, Worker, final_pass},
+    workload::{Dial, Manner, Plan, Worker, final_pass},
 };
 
 /// A cluster must have started within this, in ms of simulated time.
@@ -66,6 +69,8 @@ pub struct Options {
     pub changes: Option<usize>,
     /// One small change instead, and nothing else but light work.
     pub sweep: Option<Sweep>,
+    /// A drill instead: what it does not leave open is its own.
+    pub drill: Option<Drill>,
 }
 
 /// A run of a sweep: one change of a small cluster, in which one node ends at some boundary of a message.
@@ -186,6 +191,7 @@ struct Run {
     orders: Orders,
     errands: Vec<Errand>,
     aims: Vec<Aim>,
+    ambushes: Option<Vec<Ambush>>,
     tap: Option<Tap>,
     board: Board,
     storm: Option<Storm>,
@@ -218,10 +224,16 @@ impl Run {
             errands = vec![sweep.errand()];
         }
         let tap = options.sweep.map(|sweep| Tap::new(sweep.end_at));
-        let mut schedule = match options.calm || tap.is_some() {
+        let script = options.drill.map(|drill| drill.script(seed));
+        let mut schedule = match options.calm || tap.is_some() || script.is_some() {
             true => Vec::new(),
             false => faults::schedule(seed, count + spares, storm_ms),
         };
+        if let Some(script) = &script {
+            (count, spares) = script.sizes;
+            (clients, storm_ms) = (script.clients, script.storm_ms);
+            errands = script.errands.clone();
+        }
         // A lost disk is excused by the history, write by write; its node is repaired.
         let damaged = schedule.iter().any(|fault| fault.kind.damages());
         let sizes = (count + spares, count);
@@ -230,16 +242,25 @@ impl Run {
         schedule.sort_by_key(|fault| fault.at_ms);
         errands.extend(unrest.excuse);
         errands.sort_by_key(|errand| errand.at_ms);
+        let rots = |script: &Script| script.faults.iter().any(|f| f.kind == Kind::Rot);
+        let damaged = damaged || script.as_ref().is_some_and(rots);
+        let faults = script.iter().flat_map(|script| &script.faults);
+        schedule.extend(faults);
         let nodes = cluster::start(sim, (count, spares), chance.random(), tap.as_ref(), &trace);
         let plan = Plan {
             dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
-            keys: chance.random_range(3..20),
-            copies: 3.min(count as u32),
-            pause_ms: match &tap {
-                Some(_) => SWEEP_PAUSE_MS,
-                None => chance.random_range(10..150),
+            keys: match &script {
+                Some(script) => script.keys,
+                None => chance.random_range(3..20),
             },
+            copies: 3.min(count as u32),
+            pause_ms: match (&tap, &script) {
+                (Some(_), _) => SWEEP_PAUSE_MS,
+                (_, Some(script)) => script.pause_ms,
+                _ => chance.random_range(10..150),
+            },
+            manner: script.as_ref().map_or(Manner::Usual, |s| s.manner),
             baton: Baton::default(),
             begin: Arc::default(),
             stop: Arc::default(),
@@ -293,6 +314,7 @@ impl Run {
             orders,
             errands,
             aims: unrest.aims,
+            ambushes: script.map(|script| script.ambushes),
             tap,
             board,
             storm: None,
@@ -316,9 +338,10 @@ impl Run {
             self.nodes.len()
         ));
         let storm = self.storm(self.schedule.clone(), now);
-        self.storm = Some(match self.errands.is_empty() {
-            true => storm,
-            false => storm.with_changes(std::mem::take(&mut self.aims), self.tap.clone()),
+        self.storm = Some(match (self.ambushes.take(), self.errands.is_empty()) {
+            (Some(ambushes), _) => storm.with_ambushes(ambushes),
+            (None, true) => storm,
+            (None, false) => storm.with_changes(std::mem::take(&mut self.aims), self.tap.clone()),
         });
         self.turn_tap(true);
         set(&self.plan.begin);
@@ -393,7 +416,11 @@ impl Run {
     fn unequal(&self) -> Vec<String> {
         let mut members = self.nodes.clone();
         members.retain(|node| node.role() == Role::Member);
-        checker::replicas(&members, self.plan.copies as usize)
+        let mut unequal = checker::replicas(&members, self.plan.copies as usize);
+        if unequal.is_empty() {
+            unequal = roots::differing(&members);
+        }
+        unequal
     }
 
     fn turn_tap(&self, on: bool) {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
 use turmoil::Sim;
 
 use super::{
+    ambush::Ambush,
     cluster::{Fate, Role, SimNode},
     faults::{Fault, Kind},
     history::History,
@@ -79,6 +81,8 @@ pub struct Storm {
     words: Option<Words>,
     aims: Vec<Aim>,
     from_ms: u64,
+    /// Faults that wait for a moment of a change.
+    ambushes: Vec<Ambush>,
     /// Ends a node at a boundary of its messages.
     tap: Option<Tap>,
     /// Faults that were done.
@@ -114,6 +118,7 @@ impl Storm {
             words: None,
             aims: Vec::new(),
             from_ms,
+            ambushes: Vec::new(),
             tap: None,
             done: Vec::new(),
             wrong: Vec::new(),
@@ -127,6 +132,16 @@ impl Storm {
             words: Some(Words::default()),
             aims,
             tap,
+            ..self
+        }
+    }
+
+    /// Looks at what stores say of layouts, and strikes at moments of it.
+    #[must_use]
+    pub fn with_ambushes(self, ambushes: Vec<Ambush>) -> Self {
+        Storm {
+            words: Some(Words::default()),
+            ambushes,
             ..self
         }
     }
@@ -164,10 +179,20 @@ impl Storm {
         }
         if let Some(words) = &mut self.words {
             let spoke = words.look(&self.scene.nodes, &mut self.wrong);
-            for fault in aimed(&mut self.aims, &spoke, now_ms.saturating_sub(self.from_ms)) {
+            let since_ms = now_ms.saturating_sub(self.from_ms);
+            let mut due = aimed(&mut self.aims, &spoke, since_ms);
+            self.ambushes.retain_mut(|ambush| {
+                let strikes = ambush.due(since_ms, words, &spoke);
+                due.extend(&strikes);
+                strikes.is_empty()
+            });
+            for fault in due {
                 let trace = &self.scene.history.trace;
                 trace.line(format_args!("aimed fault {fault:?}"));
                 self.begin(sim, fault, now_ms);
+                if !fault.aids {
+                    self.done.push(fault);
+                }
             }
         }
         if let Some(node) = self.tap.as_ref().and_then(Tap::take_ended) {
@@ -223,6 +248,7 @@ impl Storm {
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.coming.clear();
         self.aims.clear();
+        self.ambushes.clear();
         self.restores.clear();
         self.score = Score::default();
         self.scene.baton.set(Tempo::Usual);
@@ -394,7 +420,7 @@ impl Storm {
                 self.down(sim, fault, now_ms);
             }
             Kind::Restart => node.stop(),
-            Kind::Partition => {
+            Kind::Partition | Kind::Split => {
                 let (near, far) = self.halves(&fault);
                 for (a, b) in pairs(&near, &far) {
                     sim.partition(a, b);
@@ -436,6 +462,7 @@ impl Storm {
                 self.rots_at_stop[fault.node] = Some(fault.seed);
                 node.stop();
             }
+            Kind::Rot => self.rot(&node, &mut StdRng::seed_from_u64(fault.seed)),
             Kind::BitFlip => {
                 self.flip(&node, fault.seed);
                 node.medium.kill(fault.seed);
@@ -465,7 +492,7 @@ impl Storm {
         let node = &self.scene.nodes[fault.node];
         let name = node.name.as_str();
         match fault.kind {
-            Kind::Partition => {
+            Kind::Partition | Kind::Split => {
                 let (near, far) = self.halves(&fault);
                 for (a, b) in pairs(&near, &far) {
                     sim.repair(a, b);
@@ -502,12 +529,16 @@ impl Storm {
             | Kind::Restore
             | Kind::LoseDisk
             | Kind::Move
+            | Kind::Rot
             | Kind::Stranger => {}
         }
     }
 
     /// Everybody in two halves, with nodes in both; for even seeds the fault's node is the only one of its half.
     fn halves(&self, fault: &Fault) -> (Vec<String>, Vec<String>) {
+        if fault.kind == Kind::Split {
+            return self.sides(fault);
+        }
         let mut chance = StdRng::seed_from_u64(fault.seed);
         let mut names: Vec<String> = self.scene.nodes.iter().map(|n| n.name.clone()).collect();
         let mut far = if fault.seed.is_multiple_of(2) {
@@ -528,24 +559,33 @@ impl Storm {
         (names, far)
     }
 
+    /// The sides of a [`Kind::Split`]. Some clients reach both.
+    fn sides(&self, fault: &Fault) -> (Vec<String>, Vec<String>) {
+        let mut chance = StdRng::seed_from_u64(fault.seed ^ (fault.for_ms << 32));
+        let nodes = self.scene.nodes.iter().map(|node| node.name.clone());
+        let (near, far): (Vec<_>, Vec<_>) = nodes
+            .enumerate()
+            .partition(|(node, _)| fault.seed >> node & 1 == 1);
+        let [mut near, mut far] = [near, far].map(|side: Vec<(usize, String)>| {
+            side.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+        });
+        for client in &self.scene.clients {
+            match chance.random_range(0..3) {
+                0 => near.push(client.clone()),
+                1 => far.push(client.clone()),
+                _ => {}
+            }
+        }
+        (near, far)
+    }
+
     /// Flips a bit in a log segment or in a few rows of the engine.
     fn flip(&self, node: &SimNode, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed);
         let mask = 1 << chance.random_range(0..8);
         let rows = node.medium.engine.rows();
         if chance.random() && !rows.is_empty() {
-            for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
-                let (key, value) = &rows[chance.random_range(0..rows.len())];
-                let mut value = value.to_vec();
-                if !value.is_empty() {
-                    let at = chance.random_range(0..value.len());
-                    value[at] ^= mask;
-                }
-                let trace = &self.scene.history.trace;
-                trace.line(format_args!("flips a bit of row {key:?}"));
-                node.medium.engine.poke(key, Some(&value));
-            }
-            return;
+            return self.flip_rows(node, &rows, mask, &mut chance);
         }
         let disk = &node.medium.disk;
         let segments = disk.list("log").unwrap_or_default();
@@ -563,6 +603,31 @@ impl Storm {
             .trace
             .line(format_args!("flips a bit of {name} at {at}"));
         disk.flip(&name, at, mask);
+    }
+
+    /// Flips a bit in each of a few rows of a node that runs.
+    fn rot(&self, node: &SimNode, chance: &mut StdRng) {
+        let mut rows = node.medium.engine.rows();
+        // What is of no key, the store meets itself when it drains, and ends.
+        rows.retain(|(key, _)| key.len() > 1);
+        if !rows.is_empty() {
+            let mask = 1 << chance.random_range(0..8);
+            self.flip_rows(node, &rows, mask, chance);
+        }
+    }
+
+    fn flip_rows(&self, node: &SimNode, rows: &[(Bytes, Bytes)], mask: u8, chance: &mut StdRng) {
+        for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
+            let (key, value) = &rows[chance.random_range(0..rows.len())];
+            let mut value = value.to_vec();
+            if !value.is_empty() {
+                let at = chance.random_range(0..value.len());
+                value[at] ^= mask;
+            }
+            let trace = &self.scene.history.trace;
+            trace.line(format_args!("flips a bit of row {key:?}"));
+            node.medium.engine.poke(key, Some(&value));
+        }
     }
 }
 

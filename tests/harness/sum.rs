@@ -37,8 +37,8 @@ pub struct Sum {
     pub pairs: BTreeMap<(Kind, Kind), u64>,
     /// Changes of the layout, by kind.
     pub changes: BTreeMap<String, u64>,
-    /// Seeds that failed.
-    pub failures: BTreeMap<u64, Failure>,
+    /// Runs that failed, by seed and what else `sim` was told.
+    pub failures: BTreeMap<(u64, String), Failure>,
 }
 
 impl Sum {
@@ -74,7 +74,8 @@ impl Sum {
                 .unwrap_or("no report")
                 .to_owned();
             let failure = Failure { settings, wrong };
-            self.failures.insert(verdict.seed, failure);
+            let run = (verdict.seed, verdict.extra.join(" "));
+            self.failures.insert(run, failure);
         }
     }
 

@@ -32,6 +32,11 @@ const RUSH_PAUSE_MS: u64 = 4;
 /// How often clients look whether they may go on.
 const HUSH: Duration = Duration::from_millis(5);
 
+/// What is drawn for a read of one key, in percent of all calls.
+const A_GET: u32 = 30;
+
+/// A value that soon expires lives for less than this, in ms.
+const FLEETING_MS_MAX: u64 = 500;
 /// A lifetime that outlasts every run, whatever clocks jump, in ms.
 const LONG_TTL_MS: u64 = 60 * 3_600_000;
 
@@ -42,6 +47,20 @@ pub enum Dial {
     Simulated,
     /// Over TCP, to real nodes.
     Tcp,
+}
+
+/// What clients mostly do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// Everything that there is.
+    #[default]
+    Usual,
+    /// Every other call is a read, and all want quorums of owners that meet.
+    HotReads,
+    /// Every other call is a read, and most let fallbacks count.
+    Lenient,
+    /// Every other call is a read, all want quorums of owners that meet, and every other value soon expires.
+    Fleeting,
 }
 
 /// What all clients of a run share.
@@ -57,6 +76,8 @@ pub struct Plan {
     pub copies: u32,
     /// Pause between two calls of a client, at most, in ms.
     pub pause_ms: u64,
+    /// What clients mostly do.
+    pub manner: Manner,
     /// How fast clients work just now.
     pub baton: Baton,
     /// Set when the clients may begin.
@@ -130,7 +151,7 @@ impl Worker {
             let key = self.chance.random_range(0..self.plan.keys);
             let began = Instant::now();
             let mut longest_ms = None;
-            match self.chance.random_range(0..100) {
+            match self.draw() {
                 0..24 => self.put(key, timeout).await,
                 24..30 => self.put_if_absent(key, timeout).await,
                 30..55 => self.get(key, timeout).await,
@@ -158,8 +179,20 @@ impl Worker {
         self.plan.working.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Decides the next call.
+    fn draw(&mut self) -> u32 {
+        match self.plan.manner {
+            Manner::Usual => self.chance.random_range(0..100),
+            _ if self.chance.random() => A_GET,
+            _ => self.chance.random_range(0..100),
+        }
+    }
+
     /// How many copies a call asks for: mostly what makes quorums meet.
     fn copies(&mut self) -> u32 {
+        if self.plan.manner != Manner::Usual {
+            return self.majority();
+        }
         let most = self.plan.copies;
         match self.chance.random_range(0..10) {
             0 => 1,
@@ -174,7 +207,11 @@ impl Worker {
     }
 
     fn strict(&mut self) -> bool {
-        self.chance.random_range(0..5) > 0
+        match self.plan.manner {
+            Manner::Usual => self.chance.random_range(0..5) > 0,
+            Manner::HotReads | Manner::Fleeting => true,
+            Manner::Lenient => self.chance.random_range(0..4) == 0,
+        }
     }
 
     /// How a write is asked for: mostly so that it has to last.
@@ -196,6 +233,9 @@ impl Worker {
     }
 
     fn ttl_ms(&mut self) -> u64 {
+        if self.plan.manner == Manner::Fleeting && self.chance.random() {
+            return self.chance.random_range(50..FLEETING_MS_MAX);
+        }
         match self.chance.random_range(0..20) {
             0..3 => self.chance.random_range(50..3_000),
             3 => self.chance.random_range(5_000..60_000),

@@ -7,6 +7,7 @@ use std::{fs::File, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, value_parser};
 use ringfort_tests::{
+    drill::{DRILLS, Drill},
     operator::Wish,
     run::{Options, Panics, Report, Sweep, run},
     trace::{SimTime, Trace},
@@ -43,6 +44,9 @@ struct Args {
     /// In a sweep: one node loses power at this boundary of a message, counted from 1.
     #[arg(long)]
     end_at: Option<u64>,
+    /// A drill instead, a run that is about one promise: decide, flip, loss, hints, rot or expire.
+    #[arg(long, value_parser = drill)]
+    drill: Option<Drill>,
     /// Write the whole trace to this file.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
             wish,
             end_at: args.end_at,
         }),
+        drill: args.drill,
     };
     let report = run(args.seed, &options, trace.clone(), &panics);
     let traced = trace.flush();
@@ -125,6 +130,14 @@ fn wish(name: &str) -> Result<Wish, String> {
         "leave" => Ok(Wish::Leave),
         _ => Err("join or leave".to_owned()),
     }
+}
+
+fn drill(name: &str) -> Result<Drill, String> {
+    let known = DRILLS.iter().find(|(known, _)| *known == name);
+    let names: Vec<&str> = DRILLS.iter().map(|(name, _)| *name).collect();
+    known
+        .map(|(_, drill)| *drill)
+        .ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 fn complain(args: &Args, report: &Report, trace: &Trace) {

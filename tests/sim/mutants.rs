@@ -86,6 +86,26 @@ fn a_message_of_a_stale_epoch_that_is_taken_is_found() {
     finds("AcceptStaleEpoch", first_seed_of(&both), 2);
 }
 
+/// The same with what is usual for the bug.
+fn finds_as_usual(mutant: &str, first: u64, seeds: u64) {
+    finds_with(&[], mutant, first, seeds);
+}
+
+#[test]
+fn two_decrees_of_one_epoch_are_found() {
+    finds_as_usual("TwoDecided", 2, 1);
+}
+
+#[test]
+fn copies_that_count_on_an_empty_disk_are_found() {
+    finds_as_usual("CountUnsynced", 0, 2);
+}
+
+#[test]
+fn trees_that_claim_what_was_erased_are_found() {
+    finds_as_usual("TreeMissesErase", 0, 3);
+}
+
 #[test]
 fn owners_that_are_chosen_by_who_is_up_are_found() {
     finds_with(&["--changes", "2"], "PlaceByLiveness", 1, 8);

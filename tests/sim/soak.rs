@@ -9,10 +9,13 @@ use std::{
 use clap::{Parser, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringfort_tests::{
+    drill::DRILLS,
     fleet,
     sum::{Sum, all_pairs},
 };
 
+/// Of so many seeds one has a drill, too.
+const SEEDS_A_DRILL: u64 = 4;
 /// Names in one line of the summary, at most: a short soak lacks most pairs.
 const NAMED_MAX: usize = 20;
 
@@ -55,33 +58,42 @@ fn main() -> ExitCode {
     let mut sum = Sum::default();
     let seeds = (args.from..args.from.saturating_add(args.seeds))
         .take_while(move |_| end.is_none_or(|end| now() < end));
-    fleet::run(
-        &sim,
-        &args.extra,
-        seeds,
-        args.jobs.unwrap_or(cores),
-        |verdict| {
-            sum.add(&verdict);
-            bar.inc(1);
-            bar.set_message(format!("{} failed", sum.failures.len()));
-            if let Some(failure) = &verdict.failure {
-                bar.suspend(|| eprintln!("seed {} failed:\n{failure}", verdict.seed));
-            }
-            verdict.failure.is_none() || !args.first
-        },
-    );
+    let runs = seeds.flat_map(|seed| runs_of(seed, &args.extra));
+    fleet::run_all(&sim, runs, args.jobs.unwrap_or(cores), |verdict| {
+        sum.add(&verdict);
+        bar.set_position(verdict.seed - args.from + 1);
+        bar.set_message(format!("{} failed", sum.failures.len()));
+        if let Some(failure) = &verdict.failure {
+            let extra = verdict.extra.join(" ");
+            bar.suspend(|| eprintln!("seed {} {extra} failed:\n{failure}", verdict.seed));
+        }
+        verdict.failure.is_none() || !args.first
+    });
     bar.finish_and_clear();
-    tell(&sum, now().duration_since(began), &sim, &args.extra);
+    tell(&sum, now().duration_since(began), &sim);
     match sum.failures.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
+/// What is run of a seed: itself, and of every few a drill, in turn, unless `sim` is told what to do.
+fn runs_of(seed: u64, extra: &[String]) -> Vec<(u64, Vec<String>)> {
+    let mut runs = vec![(seed, extra.to_vec())];
+    if extra.is_empty() && seed.is_multiple_of(SEEDS_A_DRILL) {
+        let turn = (seed / SEEDS_A_DRILL) as usize % DRILLS.len();
+        runs.push((
+            seed,
+            ["--drill", DRILLS[turn].0].map(str::to_owned).to_vec(),
+        ));
+    }
+    runs
+}
+
+fn tell(sum: &Sum, took: Duration, sim: &Path) {
     let simulated = sum.simulated_ms as f64 / 1_000.0;
     let took = took.as_secs_f64().max(0.001);
-    println!("seeds            {}", sum.seeds);
+    println!("runs             {}", sum.seeds);
     println!("simulated hours  {:.2}", simulated / 3_600.0);
     println!(
         "equal copies     after {:.1} s at most",
@@ -108,13 +120,12 @@ fn tell(sum: &Sum, took: Duration, sim: &Path, extra: &[String]) {
     println!("  never came     {}", or_none(&sum.pairs_missing()));
     println!("changes          {:?}", sum.changes);
     println!("failures         {}", sum.failures.len());
-    for (seed, failure) in &sum.failures {
-        println!("seed {seed}: {}", failure.settings);
+    for ((seed, extra), failure) in &sum.failures {
+        println!("seed {seed} {extra}: {}", failure.settings);
         for wrong in &failure.wrong {
             println!("  - {wrong}");
         }
-        let extra: String = extra.iter().map(|arg| format!(" {arg}")).collect();
-        println!("  again: {} --seed {seed}{extra}", sim.display());
+        println!("  again: {} --seed {seed} {extra}", sim.display());
     }
 }
 

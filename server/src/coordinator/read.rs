@@ -213,6 +213,10 @@ impl Step<'_> {
         let Some(pending) = self.state.ops.get(id) else {
             return;
         };
+        // It is no owner any more: the write will be refused, or made elsewhere.
+        if !self.view.takes_writes(pending.partition) {
+            return self.write_after_read(id, intent);
+        }
         match self
             .parts
             .store
@@ -297,6 +301,8 @@ impl Step<'_> {
                     };
                     self.send(peer, Item::Store(store));
                 }
+                // A layout that has ended since the read began gave it to this node: kept here now it would be nobody's.
+                None if !self.view.takes_writes(partition) => {}
                 None => {
                     if let Err(full) = self.parts.store.merge(key, repair.record.object().clone()) {
                         tracing::debug!(%full, "a repair of the own copy waits for the next one");

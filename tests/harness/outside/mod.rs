@@ -25,7 +25,7 @@ use super::{
     history::History,
     tempo::Baton,
     trace::Trace,
-    workload::{Dial, Plan, Worker, final_pass},
+    workload::{Dial, Manner, Plan, Worker, final_pass},
 };
 use schedule::{AT_ONCE_MAX, Fault, Kind, schedule};
 
@@ -107,6 +107,7 @@ pub fn run(nodes: &mut dyn Held, options: &Options, trace: &Trace) -> Report {
         copies: 3.min(endpoints.len() as u32),
         endpoints,
         pause_ms: PAUSE_MS,
+        manner: Manner::Usual,
         baton: Baton::default(),
         begin: Arc::default(),
         stop: Arc::default(),

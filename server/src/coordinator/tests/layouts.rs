@@ -1,10 +1,11 @@
 //! Two live layouts: a fourth node joins three. W in each, R in one (I3), and who knew less counts anew (I10).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ringfort_proto::{Reason, peer, v1};
-use ringfort_ring::{Epoch, History, StoreId, Trackers};
+use ringfort_ring::{Decree, Epoch, History, StoreId, Trackers};
 
+use super::repair::{leaf, write_behind};
 use crate::{
     coordinator::{Origin, locate},
     testing::*,
@@ -120,6 +121,27 @@ async fn a_write_wants_its_copies_in_both_layouts() {
     let put = given.put(at, "4").await.expect("the same two of each");
     assert_eq!(put.evidence.expect("is told").copies_durable, 2);
     given.hold(&[]);
+}
+
+/// A copy that the mover has forgotten by then would stay for ever, and be nobody's.
+#[tokio::test]
+async fn a_read_that_outlives_its_layout_repairs_no_copy_of_who_has_lost_the_key() {
+    let given = Given::start(&through([[2, 2, 1]; 4])).await;
+    let [differs, late] = given.keeps.map(|keeps| given.node(keeps));
+    let reader = given.node(given.loses);
+    write_behind(differs, &given.key, "v", 1);
+    late.pool.hold();
+    let before = leaf(reader, &given.key);
+    assert_eq!(values(reader.run(get_r(&given.key, 2)).await), ["v"]);
+    let newer = reader.views.current().live()[1].layout().clone();
+    let retired = Decree::new(Epoch(3), vec![newer], BTreeMap::new()).expect("valid");
+    reader.know(&History::new(Arc::new(retired)));
+    late.pool.release();
+    eventually("the one that keeps it is repaired", async || {
+        leaf(late, &given.key) == leaf(differs, &given.key)
+    })
+    .await;
+    assert_eq!(leaf(reader, &given.key), before, "nothing is left there");
 }
 
 #[tokio::test]

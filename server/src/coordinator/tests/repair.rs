@@ -18,7 +18,7 @@ fn storage_key(node: &Node, name: &str) -> Key {
 }
 
 /// Writes into one node's store, past all others.
-fn write_behind(node: &Node, name: &str, value: &'static str, sequence: u64) {
+pub(super) fn write_behind(node: &Node, name: &str, value: &'static str, sequence: u64) {
     let key = storage_key(node, name);
     let write = Write {
         context: None,
@@ -39,7 +39,8 @@ fn write_behind(node: &Node, name: &str, value: &'static str, sequence: u64) {
     node.store.write(&key, &write, 1, &limits).expect("writes");
 }
 
-fn leaf(node: &Node, name: &str) -> u64 {
+/// 0: nothing is stored.
+pub(super) fn leaf(node: &Node, name: &str) -> u64 {
     let key = storage_key(node, name);
     match node.store.load(&[key]).expect("loads").remove(0) {
         Read::Found(record) => record.leaf(),
