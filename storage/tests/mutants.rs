@@ -91,7 +91,9 @@ fn object(n: u8) -> Object {
 fn tree_is_right_after_erasing() -> bool {
     let mut rig = rig();
     for n in 0..2 {
-        rig.store.merge(&key(n), object(n)).expect("there is room");
+        rig.store
+            .merge(&key(n), object(n), 0)
+            .expect("there is room");
     }
     rig.drain();
     rig.store.erase(&key(0)).expect("there is room");

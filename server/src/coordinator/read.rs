@@ -216,7 +216,7 @@ impl Step<'_> {
         match self
             .parts
             .store
-            .merge(&pending.key, record.object().clone())
+            .merge(&pending.key, record.object().clone(), 0)
         {
             Ok(_) => self.write_after_read(id, intent),
             Err(full) => {
@@ -298,7 +298,11 @@ impl Step<'_> {
                     self.send(peer, Item::Store(store));
                 }
                 None => {
-                    if let Err(full) = self.parts.store.merge(key, repair.record.object().clone()) {
+                    if let Err(full) =
+                        self.parts
+                            .store
+                            .merge(key, repair.record.object().clone(), 0)
+                    {
                         tracing::debug!(%full, "a repair of the own copy waits for the next one");
                     }
                 }

@@ -65,6 +65,7 @@ impl Step<'_> {
                 record,
                 sequence,
                 live_siblings,
+                ..
             }) => {
                 self.replicate(id, &record, sequence, live_siblings);
             }

@@ -394,7 +394,7 @@ impl Handoff {
                 let is_mine = held.takes_writes(PartitionId(store.partition_of(key.token())));
                 let object = || parcel.hint.record.object().clone();
                 let merged = match is_mine && !held.refuses_write(view.epoch()) {
-                    true => store.merge(key, object()).ok(),
+                    true => store.merge_hint(key, object(), parcel.hint.generation).ok(),
                     false => None,
                 };
                 kept.push(merged.is_some());

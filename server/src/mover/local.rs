@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use ringfort_ring::PartitionId;
 use ringfort_storage::{
     Key, Store,
-    store::{EraseError, Erased, StoreFull},
+    store::{EraseError, Erased, MergeRefused, StoreFull},
     version::{ActorId, Object},
 };
 use tokio::sync::oneshot;
@@ -164,12 +164,20 @@ impl Local {
     /// Merges a copy that was received; waits for room. Gives the log sequence that makes it durable.
     ///
     /// # Errors
-    /// The object is larger than any may be.
-    pub async fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
+    /// The object is larger than any may be, or was read under an older reap generation.
+    pub async fn merge(
+        &self,
+        key: &Key,
+        object: Object,
+        read_under: u64,
+    ) -> Result<u64, MergeRefused> {
         loop {
-            match self.store.merge(key, object.clone()) {
+            match self.store.merge(key, object.clone(), read_under) {
                 Ok(sequence) => return Ok(sequence),
-                Err(too_large @ StoreFull::Object { .. }) => return Err(too_large),
+                Err(
+                    refused @ (MergeRefused::Full(StoreFull::Object { .. })
+                    | MergeRefused::StaleGeneration { .. }),
+                ) => return Err(refused),
                 Err(full) => tracing::debug!(%full, "a transfer waits"),
             }
             tokio::time::sleep(FULL_REST).await;

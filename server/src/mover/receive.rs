@@ -216,7 +216,7 @@ impl Mover {
             else {
                 continue;
             };
-            let merged = self.local.merge(&key, object).await;
+            let merged = self.local.merge(&key, object, 0).await;
             let sequence = merged.map_err(|why| bad(why.to_string()))?;
             came.sequence = came.sequence.max(sequence);
         }

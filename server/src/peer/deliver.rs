@@ -5,7 +5,11 @@
 
 use ringfort_proto::{Failure, Reason, peer, peer::DeliveryOutcome};
 use ringfort_ring::{Epoch, Token};
-use ringfort_storage::{Key, Record, Store, store::StoreFull, version::Object};
+use ringfort_storage::{
+    Key, Record, Store,
+    store::{MergeRefused, StoreFull},
+    version::Object,
+};
 
 use super::replica::key_from_wire;
 use crate::{
@@ -77,10 +81,12 @@ impl Taker {
         if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
             return Err(DeliveryOutcome::NotTaken);
         }
-        self.store.merge(&key, object).map_err(|full| match full {
-            StoreFull::Object { .. } => DeliveryOutcome::Bad,
-            _ => DeliveryOutcome::Full,
-        })
+        self.store
+            .merge_hint(&key, object, 0)
+            .map_err(|refused| match refused {
+                MergeRefused::Full(StoreFull::Object { .. }) => DeliveryOutcome::Bad,
+                _ => DeliveryOutcome::Full,
+            })
     }
 }
 

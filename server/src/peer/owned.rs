@@ -8,7 +8,7 @@ use ringfort_ring::{Epoch, PartitionId, Token};
 use ringfort_storage::{
     Key, Record, Store,
     engine::EngineError,
-    store::{Read, StoreFull},
+    store::{MergeRefused, Read, StoreFull},
     version::Object,
 };
 
@@ -113,13 +113,13 @@ pub(crate) fn merge_owned(
         let words = format!("this store does not own partition {partition}");
         return Err(Failure::new(Reason::NotSynced, words));
     }
-    store.merge(key, object).map_err(|full| {
-        let reason = match full {
-            StoreFull::Object { .. } => Reason::TooLarge,
-            StoreFull::Space => Reason::DiskFull,
+    store.merge(key, object, 0).map_err(|refused| {
+        let reason = match refused {
+            MergeRefused::Full(StoreFull::Object { .. }) => Reason::TooLarge,
+            MergeRefused::Full(StoreFull::Space) => Reason::DiskFull,
             _ => Reason::Overloaded,
         };
-        Failure::new(reason, full.to_string())
+        Failure::new(reason, refused.to_string())
     })
 }
 

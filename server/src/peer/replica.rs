@@ -11,7 +11,7 @@ use ringfort_ring::{Epoch, StoreId, Token, token_of_framed};
 use ringfort_storage::{
     Key, Record, Store,
     mutants::{Mutant, is_planted},
-    store::{HintRefused, Read, StoreFull},
+    store::{HintRefused, MergeRefused, Read, StoreFull},
     version::{Floor, Object},
 };
 
@@ -235,7 +235,7 @@ impl Replica {
             .store
             .take_hint(&key, object, floor, store.reap_generation, now_ms);
         taken.map_err(|refused| match refused {
-            HintRefused::Budget { .. } => Reason::Overloaded,
+            HintRefused::Budget { .. } | HintRefused::StaleGeneration { .. } => Reason::Overloaded,
             HintRefused::Full(full) => reason_of(full),
         })
     }
@@ -260,8 +260,11 @@ impl Replica {
         let object = object_of(store.object)?;
         self.parts
             .store
-            .merge_write(&key, object, floor)
-            .map_err(reason_of)
+            .merge_write(&key, object, floor, store.reap_generation)
+            .map_err(|refused| match refused {
+                MergeRefused::Full(full) => reason_of(full),
+                MergeRefused::StaleGeneration { .. } => Reason::Overloaded,
+            })
     }
 
     /// Answers what can be answered now; returns what needs the engine first.

@@ -57,6 +57,14 @@ pub enum HintRefused {
     /// The store takes nothing now.
     #[error(transparent)]
     Full(#[from] StoreFull),
+    /// It was read under a lower reap generation than this store is at.
+    #[error("read under an older reap generation than {generation}")]
+    StaleGeneration {
+        /// The one that this store is at.
+        generation: u64,
+        /// Its floor.
+        floor: u64,
+    },
 }
 
 /// Figures of hints.
@@ -297,11 +305,6 @@ impl Store {
     /// How many hints were taken since the start, and every change of it.
     pub fn hints_taken(&self) -> watch::Receiver<u64> {
         self.inner.hints.taken.subscribe()
-    }
-
-    /// The reap generation of a partition.
-    pub fn generation(&self, _partition: u32) -> u64 {
-        0
     }
 }
 

@@ -21,6 +21,7 @@ mod load;
 mod merging;
 mod mint;
 mod quarantine;
+mod reaping;
 mod recovery;
 mod rowio;
 mod scan;
@@ -50,6 +51,10 @@ pub use hints::{HINT_BYTES_DEFAULT, Hint, HintRefused, HintStats};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
+pub use reaping::{
+    Advance, AdvanceError, Advanced, ConfirmRefused, Confirmed, Finish, MergeRefused,
+    REAPED_BYTES_MAX, REAPED_TOMBS_MAX, REAPING_LISTS_MAX, ReapWindow, Reapable, Reaping, Tomb,
+};
 pub use recovery::{
     LOCK_FILE, OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts,
 };

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::entry::Slot;
 use super::merging::merge;
 use super::shard::Shard;
-use super::{Inner, Store};
+use super::{Inner, MergeRefused, Store};
 use crate::codec;
 use crate::key::Key;
 use crate::mutants::{Mutant, is_planted};
@@ -51,6 +51,8 @@ pub enum Written {
         sequence: u64,
         /// Siblings that read as values now.
         live_siblings: usize,
+        /// The reap generation of its partition at that moment.
+        generation: u64,
     },
     /// The request was applied before; nothing changed. To be sent to the other owners again all the same.
     Repeated {
@@ -60,6 +62,8 @@ pub enum Written {
         sequence: u64,
         /// Siblings that read as values now.
         live_siblings: usize,
+        /// The reap generation of its partition at that moment.
+        generation: u64,
     },
     /// The base is not in memory: [`Store::load`] it, then write again. Nothing changed.
     Miss,
@@ -158,6 +162,7 @@ impl Store {
                 record: base,
                 sequence: last,
                 live_siblings,
+                generation: self.generation(inner.partition_of(key.token())),
             });
         }
         inner.check_room()?;
@@ -165,6 +170,7 @@ impl Store {
         let dot = inner.mint_for(base.object(), write);
         let record = Arc::new(Record::new(key, base.object().write(write, dot, now_ms)));
         let sequence = inner.log_and_put(&mut shard, key, Slot::Whole(Arc::clone(&record)));
+        let generation = self.generation(inner.partition_of(key.token()));
         drop(shard);
         inner.after_change();
         let live_siblings = record.object().live_count(now_ms);
@@ -173,6 +179,7 @@ impl Store {
             dot,
             sequence,
             live_siblings,
+            generation,
         })
     }
 
@@ -180,19 +187,41 @@ impl Store {
     /// acknowledged write is refused by no replica whose log can carry it. Returns the log sequence that makes it durable
     /// here (0: it is already).
     ///
+    /// `read_under` is the reap generation that the other store was at before it read the object.
+    ///
     /// What the key and the object hold is kept: give copies, not slices of a receive buffer.
     ///
     /// # Errors
-    /// [`StoreFull`]; nothing changed then.
-    pub fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
-        self.merge_write(key, object, Floor::default())
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge(&self, key: &Key, object: Object, read_under: u64) -> Result<u64, MergeRefused> {
+        self.merge_write(key, object, Floor::default(), read_under)
+    }
+
+    /// [`Self::merge`] of a hint that is delivered, `taken_under` a reap generation: taken below that of this store, too, but not below
+    /// its floor.
+    ///
+    /// # Errors
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge_hint(
+        &self,
+        key: &Key,
+        object: Object,
+        taken_under: u64,
+    ) -> Result<u64, MergeRefused> {
+        self.merge_write(key, object, Floor::default(), taken_under)
     }
 
     /// [`Self::merge`] of a copy that a client's write made, and with it forgets the requests that `floor` covers.
     ///
     /// # Errors
-    /// [`StoreFull`]; nothing changed then.
-    pub fn merge_write(&self, key: &Key, object: Object, floor: Floor) -> Result<u64, StoreFull> {
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge_write(
+        &self,
+        key: &Key,
+        object: Object,
+        floor: Floor,
+        _read_under: u64,
+    ) -> Result<u64, MergeRefused> {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
         let slot = match shard.touch(key) {

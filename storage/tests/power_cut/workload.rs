@@ -350,7 +350,7 @@ impl Run {
     fn receive(&mut self) {
         let (name, object) = self.peer_copy();
         let (position, before) = (recorder::position(), self.store.stats().last_sequence);
-        match self.store.merge(&name, object.clone()) {
+        match self.store.merge(&name, object.clone(), 0) {
             Ok(sequence) if sequence > before => {
                 let merged = self
                     .history

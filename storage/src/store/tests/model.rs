@@ -239,7 +239,7 @@ impl History {
         self.peer.insert(key.clone(), theirs.clone());
         let merged = self.model.get(&key).merge(theirs.clone());
         let last = self.rig.store().stats().last_sequence;
-        match self.rig.store().merge(&key, theirs) {
+        match self.rig.store().merge(&key, theirs, 0) {
             Ok(sequence) if sequence > last => self.model.set(sequence, &key, merged),
             Ok(_) => assert_eq!(
                 merged,
@@ -283,6 +283,7 @@ impl History {
             Ok(_) => assert_eq!(Some(&merged), self.model.hints.get(&key)),
             Err(HintRefused::Budget { .. }) => self.refused += 1,
             Err(HintRefused::Full(_)) => self.drain(),
+            Err(stale @ HintRefused::StaleGeneration { .. }) => panic!("{stale}"),
         }
     }
 
