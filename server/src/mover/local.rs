@@ -136,6 +136,7 @@ impl Local {
                 Ok(page) => return page,
                 Err(EraseError::Full(full)) => tracing::debug!(%full, "erasing waits"),
                 // The store says so itself, and the node ends.
+                Err(EraseError::Slot(error)) => tracing::error!(%error, "erasing waits"),
                 Err(EraseError::Engine(error)) => {
                     tracing::error!(%error, "the engine failed while erasing");
                     std::future::pending::<()>().await;
@@ -152,6 +153,7 @@ impl Local {
                 Ok(sequence) => return sequence,
                 Err(EraseError::Full(full)) => tracing::debug!(%full, "a repair waits"),
                 // The store says so itself, and the node ends.
+                Err(EraseError::Slot(error)) => tracing::error!(%error, "a repair waits"),
                 Err(EraseError::Engine(error)) => {
                     tracing::error!(%error, "the engine failed while repairing");
                     std::future::pending::<()>().await;

@@ -20,7 +20,7 @@ use self::held::{Held, Set};
 use super::digest::token_range;
 use super::merging::merge;
 use super::write::check_stored;
-use super::{Inner, Store, StoreFull};
+use super::{Inner, MergeRefused, Store, StoreFull};
 use crate::codec::rows::Shelf;
 use crate::codec::{self, HintRow};
 use crate::engine::{Engine, EngineError};
@@ -67,6 +67,17 @@ pub enum HintRefused {
     },
 }
 
+impl From<MergeRefused> for HintRefused {
+    fn from(refused: MergeRefused) -> Self {
+        match refused {
+            MergeRefused::Full(full) => HintRefused::Full(full),
+            MergeRefused::StaleGeneration { generation, floor } => {
+                HintRefused::StaleGeneration { generation, floor }
+            }
+        }
+    }
+}
+
 /// Figures of hints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HintStats {
@@ -109,6 +120,13 @@ impl Hints {
 
     fn lock(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something while no hint is taken or forgotten.
+    pub(super) fn while_locked(&self, work: impl FnOnce()) {
+        let set = self.lock();
+        work();
+        drop(set);
     }
 
     /// Bytes whose change the engine does not hold yet.
@@ -184,6 +202,8 @@ impl Store {
     ) -> Result<u64, HintRefused> {
         let inner = &*self.inner;
         let mut set = inner.hints.lock();
+        let partition = inner.partition_of(key.token());
+        inner.reaper.check(partition, generation)?;
         let mut held = match set.get(key) {
             None => Held {
                 record: Arc::new(Record::new(key, object)),

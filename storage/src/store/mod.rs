@@ -68,6 +68,7 @@ use self::evidence::Evidence;
 use self::hints::Hints;
 use self::mint::Mint;
 use self::quarantine::Quarantine;
+use self::reaping::Reaper;
 use self::table::{SHARDS, Table};
 use self::wake::Bell;
 use crate::codec;
@@ -88,7 +89,8 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// What all handles, the drain and the loads share. Locks are taken in the order shard, then forest or hints; the others alone.
+/// What all handles, the drain and the loads share. Locks are taken in the order file of reaping, shard, forest or
+/// hints, lists of reaping; the others alone.
 struct Inner {
     table: Table,
     log: Log,
@@ -98,6 +100,7 @@ struct Inner {
     quarantine: Quarantine,
     hints: Hints,
     evidence: Evidence,
+    reaper: Reaper,
     /// The trees of what the engine holds; changed together with an entry's `base_leaf`, under its shard's lock.
     forest: Mutex<Forest>,
     /// Q: a power of two.

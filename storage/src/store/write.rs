@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::entry::Slot;
 use super::merging::merge;
+use super::reaping::Reaper;
 use super::shard::Shard;
 use super::{Inner, MergeRefused, Store};
 use crate::codec;
@@ -208,7 +209,9 @@ impl Store {
         object: Object,
         taken_under: u64,
     ) -> Result<u64, MergeRefused> {
-        self.merge_write(key, object, Floor::default(), taken_under)
+        let checked = |reaper: &Reaper, partition| reaper.check_hint(partition, taken_under);
+        self.inner
+            .merge_checked(key, object, Floor::default(), checked)
     }
 
     /// [`Self::merge`] of a copy that a client's write made, and with it forgets the requests that `floor` covers.
@@ -220,10 +223,51 @@ impl Store {
         key: &Key,
         object: Object,
         floor: Floor,
-        _read_under: u64,
+        read_under: u64,
     ) -> Result<u64, MergeRefused> {
+        let checked = |reaper: &Reaper, partition| reaper.check(partition, read_under);
+        self.inner.merge_checked(key, object, floor, checked)
+    }
+
+    /// Forgets a key: its rows go with the next drain. For reaping and for partitions that are acquired anew; a delete is
+    /// a [`write`](Self::write) of a tombstone. Returns the log sequence that makes it durable.
+    ///
+    /// # Errors
+    /// [`StoreFull`]; nothing changed then.
+    pub fn erase(&self, key: &Key) -> Result<u64, StoreFull> {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
+        let sequence = inner.erase_in(&mut shard, key)?;
+        drop(shard);
+        inner.after_change();
+        Ok(sequence)
+    }
+
+    /// Forgets a key whose object has this leaf. False: it has another, or is not in memory.
+    pub(super) fn erase_exactly(&self, key: &Key, leaf: u64) -> Result<bool, StoreFull> {
+        let inner = &*self.inner;
+        let mut shard = inner.table.lock_key(key);
+        let whole = shard.get(key).and_then(|entry| entry.slot.whole());
+        if whole.is_none_or(|record| record.leaf() != leaf) {
+            return Ok(false);
+        }
+        inner.erase_in(&mut shard, key)?;
+        drop(shard);
+        inner.after_change();
+        Ok(true)
+    }
+}
+
+impl Inner {
+    fn merge_checked(
+        &self,
+        key: &Key,
+        object: Object,
+        floor: Floor,
+        check: impl FnOnce(&Reaper, u32) -> Result<(), MergeRefused>,
+    ) -> Result<u64, MergeRefused> {
+        let mut shard = self.table.lock_key(key);
+        check(&self.reaper, self.partition_of(key.token()))?;
         let slot = match shard.touch(key) {
             None => {
                 check_stored(&object)?;
@@ -239,34 +283,22 @@ impl Store {
                 entry.slot.with(Arc::new(record))
             }
         };
-        inner.check_room()?;
-        let sequence = inner.log_and_put(&mut shard, key, slot);
+        self.check_room()?;
+        let sequence = self.log_and_put(&mut shard, key, slot);
         drop(shard);
-        inner.after_change();
+        self.after_change();
         Ok(sequence)
     }
 
-    /// Forgets a key: its rows go with the next drain. For reaping and for partitions that are acquired anew; a delete is
-    /// a [`write`](Self::write) of a tombstone. Returns the log sequence that makes it durable.
-    ///
-    /// # Errors
-    /// [`StoreFull`]; nothing changed then.
-    pub fn erase(&self, key: &Key) -> Result<u64, StoreFull> {
-        let inner = &*self.inner;
-        let mut shard = inner.table.lock_key(key);
-        inner.check_room()?;
-        let sequence = inner.log.append(|buffer| codec::encode_erase(key, buffer));
-        inner
-            .table
-            .write(&mut shard, key, Slot::Whole(inner.nothing(key)), sequence);
-        inner.quarantine.release(key);
-        drop(shard);
-        inner.after_change();
+    fn erase_in(&self, shard: &mut Shard, key: &Key) -> Result<u64, StoreFull> {
+        self.check_room()?;
+        let sequence = self.log.append(|buffer| codec::encode_erase(key, buffer));
+        self.table
+            .write(shard, key, Slot::Whole(self.nothing(key)), sequence);
+        self.quarantine.release(key);
         Ok(sequence)
     }
-}
 
-impl Inner {
     /// Refuses what would not fit. To be asked under the lock of what is changed, so that nothing slips past a close.
     pub(super) fn check_room(&self) -> Result<(), StoreFull> {
         if self.closing.load(Ordering::Acquire) {
@@ -309,6 +341,7 @@ impl Inner {
         let sequence = self
             .log
             .append(|buffer| codec::encode_object(key, logged.record(), buffer));
+        self.note_due(key, slot.record());
         if is_planted(Mutant::ApplyLate) {
             shard.put_off(key.clone(), slot, sequence);
         } else {
