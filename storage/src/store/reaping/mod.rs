@@ -65,6 +65,3 @@ impl Store {
         self.inner.is_absent(key, leaf)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -93,7 +93,10 @@ impl Store {
     pub fn advance_reaping(&self, steps: &[Advance]) -> Result<Vec<Advanced>, AdvanceError> {
         let inner = &*self.inner;
         let mut file = inner.reaper.file();
-        let new = steps.iter().filter(|step| !step.tombs.is_empty()).count();
+        let is_new = |step: &&Advance| {
+            !step.tombs.is_empty() && file.get(step.partition).generation < step.to
+        };
+        let new = steps.iter().filter(is_new).count();
         if steps.iter().any(|step| !fits(&step.tombs)) || file.lists() + new > LISTS_MAX {
             return Err(AdvanceError::TooMany);
         }
