@@ -72,8 +72,7 @@ fn due_ms(object: &Object, window: ReapWindow) -> Option<u64> {
     if object.is_empty() {
         return None;
     }
-    // For so long a request may be sent again, and its answer rests on the object.
-    let mut dead_ms = object.applied().iter().map(|a| a.at_ms).max().unwrap_or(0);
+    let mut dead_ms = 0;
     for sibling in object.siblings() {
         let sibling_ms = match &sibling.payload {
             Payload::Tombstone { .. } => {
@@ -85,6 +84,9 @@ fn due_ms(object: &Object, window: ReapWindow) -> Option<u64> {
         };
         dead_ms = dead_ms.max(sibling_ms);
     }
+    // For so long after it a request may be sent again, and its answer rests on the object.
+    let last_ms = object.applied().iter().map(|entry| entry.at_ms).max();
+    let dead_ms = last_ms.unwrap_or(0).max(dead_ms);
     Some(dead_ms.saturating_add(window.grace_ms))
 }
 

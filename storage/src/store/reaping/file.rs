@@ -209,3 +209,6 @@ fn content(what: String) -> SlotError {
         what,
     }
 }
+
+#[cfg(test)]
+mod tests;

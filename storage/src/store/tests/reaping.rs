@@ -1,9 +1,11 @@
 //! Reap generations and absent lists: what is older is refused, what is listed counts as nothing and still merges, and every step
 //! outlives a crash or was never told.
 
+mod concurrent;
 mod cuts;
 mod due;
 mod limits;
+mod steps;
 
 use bytes::Bytes;
 
@@ -11,10 +13,9 @@ use super::rig::{Rig, applied, foreign, key, put, small_config};
 use crate::key::Key;
 use crate::merkle::Tree;
 use crate::store::{
-    Advance, Advanced, ConfirmRefused, Folds, HintRefused, MergeRefused, Read, StoreConfig, Tomb,
-    Written,
+    Advance, Advanced, Folds, HintRefused, MergeRefused, Read, StoreConfig, Tomb, Written,
 };
-use crate::version::{ActorId, Floor, NewPayload, Object, RequestId};
+use crate::version::{Floor, NewPayload, Object, RequestId};
 
 const PARTITION: u32 = 3;
 
@@ -305,144 +306,6 @@ fn what_is_written_over_a_listed_tombstone_counts_and_stays() {
         assert_eq!(rig.values(&mine(0)), [b"again".as_slice()]);
         assert_eq!(rig.values(&mine(1)), [b"grown".as_slice()]);
     });
-}
-
-#[test]
-fn only_what_is_exactly_it_and_durable_is_confirmed() {
-    let mut rig = rig(5);
-    let mut tombs = deleted(&mut rig, 0..3);
-    rig.put(&mine(0), b"again", None);
-    tombs.push(Tomb {
-        key: mine(40),
-        ..tombs[0].clone()
-    });
-    let exact = |rig: &Rig, tombs: &[Tomb]| {
-        let confirmed = rig.store().confirm_reaping(PARTITION, 0, tombs);
-        confirmed.expect("synced")
-    };
-    let confirmed = exact(&rig, &tombs);
-    let expected: Vec<bool> = tombs.iter().map(|tomb| tomb.key != mine(0)).collect();
-    assert_eq!(confirmed.exact[..3], expected[..3]);
-    assert!(!confirmed.exact[3], "nothing is not it");
-    assert!(confirmed.sequence <= rig.store().stats().durable_sequence);
-    // One that is not durable yet is told of once it is.
-    let fresh = delete(&mut rig, &mine(0));
-    let confirmed = exact(&rig, std::slice::from_ref(&fresh));
-    assert_eq!(confirmed.exact, [true]);
-    assert_eq!(confirmed.sequence, rig.store().stats().last_sequence);
-    rig.drain();
-    rig.store().inner.table.evict_all();
-    let confirmed = exact(&rig, &[fresh]);
-    assert_eq!((confirmed.exact, confirmed.sequence), (vec![true], 0));
-}
-
-#[test]
-fn what_may_lack_something_or_is_elsewhere_confirms_nothing() {
-    let mut rig = rig(6);
-    let tombs = deleted(&mut rig, 0..2);
-    let ask = |rig: &Rig, generation| rig.store().confirm_reaping(PARTITION, generation, &tombs);
-    rig.store().set_synced(PARTITION, false).expect("durable");
-    assert_eq!(ask(&rig, 0), Err(ConfirmRefused::NotSynced));
-    rig.store().set_synced(PARTITION, true).expect("durable");
-    let elsewhere = ConfirmRefused::Generation {
-        generation: 0,
-        floor: 0,
-    };
-    assert_eq!(ask(&rig, 1), Err(elsewhere));
-    assert!(is_done(advance(&rig, 1, &tombs[..1])));
-    for generation in [0, 1] {
-        match ask(&rig, generation) {
-            Err(ConfirmRefused::Reaping(list)) => assert_eq!(list.tombs, tombs[..1]),
-            other => panic!("{other:?}"),
-        }
-    }
-    finish(&mut rig, 1);
-    let confirmed = ask(&rig, 1).expect("synced");
-    assert_eq!(confirmed.exact, [false, true]);
-    // A damaged record is not the tombstone, whatever it was.
-    rig.drain();
-    rig.store().inner.table.evict_all();
-    rig.home
-        .poke(&crate::rows::head_key(&tombs[1].key), Some(b"rot"));
-    assert_eq!(ask(&rig, 1), Err(ConfirmRefused::NotSynced));
-    rig.store().set_synced(PARTITION, true).expect("durable");
-    rig.drain();
-    rig.store().inner.quarantine(&tombs[1].key);
-    rig.store()
-        .identity()
-        .update(|identity| identity.unsynced = crate::identity::Unsynced::None)
-        .expect("durable");
-    assert_eq!(ask(&rig, 1).expect("synced").exact, [false, false]);
-}
-
-#[test]
-fn an_owner_that_has_missed_something_says_so_and_changes_nothing() {
-    let mut rig = rig(7);
-    let tombs = deleted(&mut rig, 0..2);
-    // A whole round, of which it holds no list.
-    assert_eq!(advance(&rig, 2, &tombs), Advanced::Missed);
-    // Nothing, and something older, in the place of a tombstone.
-    let nothing = Tomb {
-        key: mine(20),
-        ..tombs[0].clone()
-    };
-    assert_eq!(advance(&rig, 1, &[nothing]), Advanced::Missed);
-    let mut newer = delete(&mut rig, &mine(0));
-    newer.clock.insert(crate::version::Dot {
-        actor: ActorId(5),
-        counter: 5,
-    });
-    let both = [tombs[1].clone(), newer];
-    assert_eq!(advance(&rig, 1, &both), Advanced::Missed);
-    assert_eq!(at(&rig), (0, 0, false));
-    rig.store()
-        .merge(&mine(0), old(1), 0)
-        .expect("nothing changed");
-    // One of two steps.
-    let other = Advance {
-        partition: 4,
-        to: 1,
-        tombs: Vec::new(),
-    };
-    let steps = [step(1, &both), other];
-    let advanced = rig.store().advance_reaping(&steps).expect("durable");
-    assert_eq!(advanced, [Advanced::Missed, Advanced::Done { sequence: 0 }]);
-    assert_eq!(rig.store().generations(), [(4, 1, 0)]);
-}
-
-#[test]
-fn steps_are_taken_once_and_told_again() {
-    let mut rig = rig(8);
-    let tombs = deleted(&mut rig, 0..2);
-    let grown = delete(&mut rig, &mine(0));
-    let last = rig.store().stats().last_sequence;
-    let done = Advanced::Done { sequence: last };
-    assert_eq!(advance(&rig, 1, &tombs), done, "not durable yet");
-    let actions = rig.disk.actions();
-    assert_eq!(advance(&rig, 1, &tombs), done, "so it is not for the next");
-    assert_eq!(rig.disk.actions(), actions);
-    assert!(is_done(advance(&rig, 1, &[grown])));
-    let list = rig.store().reaping(PARTITION).expect("listed");
-    assert_eq!(list.tombs, tombs, "the first one stays");
-    rig.sync_log();
-    assert_eq!(
-        rig.store().finish_reaping(PARTITION, 2),
-        Ok(Default::default())
-    );
-    let ended = rig.store().end_reaping(&[(PARTITION, 1), (4, 1)]);
-    ended.expect("durable");
-    assert_eq!(at(&rig), (1, 0, true), "nothing was erased yet");
-    let finished = rig.store().finish_reaping(PARTITION, 1).expect("room");
-    assert_eq!(finished.erased, 1);
-    assert_eq!(finished.sequence, rig.store().stats().last_sequence);
-    let ended = rig.store().end_reaping(&[(PARTITION, 1)]);
-    ended.expect("durable");
-    assert_eq!(at(&rig), (1, 1, true), "it is not durable yet");
-    let again = rig.store().finish_reaping(PARTITION, 1).expect("room");
-    assert_eq!(again.erased, 0);
-    assert_eq!(finish(&mut rig, 1), 0);
-    assert_eq!(at(&rig), (1, 1, false));
-    assert_eq!(finish(&mut rig, 1), 0);
 }
 
 #[test]
