@@ -109,7 +109,7 @@ impl Store {
                 }
                 Judged::Already(sequence) => sequence,
                 Judged::Step(sequence) => {
-                    let kept = advanced(&file.get(step.partition), step, sequence);
+                    let kept = advanced(&self.known(&file, step.partition), step, sequence);
                     // In memory first: what is taken from now on was read under the new generation.
                     inner.show_reaping(step.partition, &kept);
                     file.set(step.partition, kept);
@@ -242,13 +242,21 @@ impl Store {
     ) -> Result<(), SlotError> {
         let inner = &*self.inner;
         let mut file = inner.reaper.file();
-        let before = file.get(partition);
-        let kept = change(&before);
-        if kept != before {
+        let kept = change(&self.known(&file, partition));
+        if kept != file.get(partition) {
             inner.show_reaping(partition, &kept);
             file.set(partition, kept);
         }
         inner.write_reaping(&mut file)
+    }
+
+    /// What is kept of a partition, with the floor that is known by now: once known to be finished, a round stays so.
+    fn known(&self, file: &File, partition: u32) -> Kept {
+        let kept = file.get(partition);
+        Kept {
+            floor: kept.floor.max(self.floor(partition)),
+            ..kept
+        }
     }
 
     /// Erases a listed record, if it is still the listed one.

@@ -145,6 +145,36 @@ fn steps_are_taken_once_and_told_again() {
 }
 
 #[test]
+fn a_round_that_is_known_to_be_finished_stays_so() {
+    let finished = || {
+        let mut rig = rig(15);
+        let tombs = deleted(&mut rig, 0..2);
+        assert!(is_done(advance(&rig, 1, &tombs)));
+        rig.store().finish_reaping(PARTITION, 1).expect("room");
+        assert_eq!(at(&rig), (1, 1, true));
+        rig
+    };
+    // Erased, and another step, before the end.
+    for erases in [false, true] {
+        let mut rig = finished();
+        match erases {
+            true => drop(rig.store().erase_page(PARTITION, None, 9).expect("room")),
+            false => assert!(is_done(advance(&rig, 2, &[]))),
+        }
+        let generation = if erases { 1 } else { 2 };
+        assert_eq!(at(&rig), (generation, 1, false));
+        rig.crash(1, 0);
+        rig.restart();
+        assert_eq!(at(&rig), (generation, 1, false));
+    }
+    // A crash before anything was told of it.
+    let mut rig = finished();
+    rig.crash(1, 0);
+    rig.restart();
+    assert_eq!(at(&rig), (1, 0, true));
+}
+
+#[test]
 fn a_failed_sync_ends_the_process() {
     let mut rig = rig(13);
     let tombs = deleted(&mut rig, 0..1);
