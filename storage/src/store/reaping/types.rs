@@ -120,7 +120,7 @@ pub enum Advanced {
         sequence: u64,
     },
     /// This owner has missed a round, or something older than a listed tombstone is here: nothing changed. The partition is to be
-    /// erased, durably, then [`Store::adopt_generation`], then to be acquired anew.
+    /// erased, durably, then [`Store::adopt_generation`](crate::Store::adopt_generation), then to be acquired anew.
     Missed,
 }
 
