@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{End, until_durable};
 use crate::{
     pool::EnginePool,
+    reaper::At,
     view::{Views, own_unsynced},
 };
 
@@ -144,6 +145,14 @@ impl Local {
             }
             tokio::time::sleep(FULL_REST).await;
         }
+    }
+
+    /// Comes, durably, to a reap generation that others are at; of a partition of which nothing is here.
+    pub async fn adopt(&self, partition: PartitionId, at: At) -> Result<(), End> {
+        let adopt =
+            move |store: &Store| store.adopt_generation(partition.0, at.generation, at.floor);
+        let adopted = self.block(adopt).await;
+        adopted.map_err(|error| End::Broken(error.to_string()))
     }
 
     /// Ends the quarantine of a partition's keys, see [`Store::settle`]. Gives the log sequence that makes it durable.

@@ -5,6 +5,7 @@
 //! siblings and the hashes of its values, and each value its hash.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
     time::Duration,
@@ -14,7 +15,10 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use ringfort_proto::peer::{self, peer_client::PeerClient};
 use ringfort_ring::{PartitionId, StoreId};
-use ringfort_storage::{Key, store::Read};
+use ringfort_storage::{
+    Key,
+    store::{MergeRefused, Read},
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -25,6 +29,7 @@ use super::{
 use crate::{
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
     peer::owned::{checked, key_in},
+    reaper::At,
     view::View,
 };
 
@@ -140,7 +145,7 @@ impl Mover {
                 break Err(setback);
             }
         };
-        if result.is_err() {
+        if !matches!(result, Ok(_) | Err(Setback::Missed)) {
             self.stages().insert(partition, stage);
         }
         (partition, result)
@@ -157,12 +162,45 @@ impl Mover {
         store: StoreId,
         request: peer::TransferRequest,
     ) -> Result<peer::TransferResponse, Setback> {
+        let asked = request.clone();
         let question = |mut client: PeerClient<Channel>, fence| async move {
             let fence = Some(fence);
-            let request = peer::TransferRequest { fence, ..request };
+            let request = peer::TransferRequest {
+                fence,
+                ..asked
+            };
             client.transfer(request).await
         };
-        Ok(self.bulk.ask(view, store, PAGE_TIMEOUT, question).await?)
+        let partition = PartitionId(request.partition);
+        let page: peer::TransferResponse =
+            self.bulk.ask(view, store, PAGE_TIMEOUT, question).await?;
+        self.judge_generation(partition, store, &page)?;
+        Ok(page)
+    }
+
+    /// Only what was read under the reap generation that this store is at is merged, or compared.
+    fn judge_generation(
+        &self,
+        partition: PartitionId,
+        store: StoreId,
+        page: &peer::TransferResponse,
+    ) -> Result<(), Setback> {
+        let (theirs, mine) = (
+            page.reap_generation,
+            self.local.store().generation(partition.0),
+        );
+        match theirs.cmp(&mine) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(Setback::Reaping(store)),
+            Ordering::Greater => {
+                let at = At {
+                    generation: theirs,
+                    floor: page.reap_floor,
+                };
+                self.parts.missed.note(partition, at);
+                Err(Setback::Missed)
+            }
+        }
     }
 
     /// Asks for a page, merges it, and rests.
@@ -216,8 +254,11 @@ impl Mover {
             else {
                 continue;
             };
-            let merged = self.local.merge(&key, object, 0).await;
-            let sequence = merged.map_err(|why| bad(why.to_string()))?;
+            let merged = self.local.merge(&key, object, page.reap_generation).await;
+            let sequence = merged.map_err(|why| match why {
+                MergeRefused::StaleGeneration { .. } => Setback::Reaping(store),
+                MergeRefused::Full(full) => bad(full.to_string()),
+            })?;
             came.sequence = came.sequence.max(sequence);
         }
         Ok(came)
@@ -350,7 +391,11 @@ impl Pass {
             Setback::Changed | Setback::Forgot => self.is_over = true,
             Setback::Unreached(who) => drop(self.unreached.insert(who.store)),
             Setback::Unexplained => self.unexplained += 1,
-            Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
+            Setback::Bad { .. }
+            | Setback::Uncounted
+            | Setback::Broken(_)
+            | Setback::Missed
+            | Setback::Reaping(_) => {}
         }
     }
 }

@@ -239,6 +239,12 @@ impl Core {
         driven.map(|(partition, _)| *partition).collect()
     }
 
+    /// The partitions of rounds that are not committed.
+    pub fn confirming(&self) -> Vec<u32> {
+        let before = self.rounds.iter().filter(|(_, r)| r.is_before_commit());
+        before.map(|(partition, _)| *partition).collect()
+    }
+
     /// All that can be done now. To be called until it gives nothing.
     pub fn next(&mut self, now: Instant, known: &Known<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
