@@ -74,10 +74,12 @@ pub enum Mutant {
     AcceptOlderGeneration,
     /// A tombstone is confirmed for reaping before the log is durable.
     ConfirmBeforeSync,
+    /// What is past the grace is erased where it is found, without a round.
+    ReapByTime,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 32] = [
+pub const ALL: [Mutant; 33] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -110,6 +112,7 @@ pub const ALL: [Mutant; 32] = [
     Mutant::DropExpiredClock,
     Mutant::AcceptOlderGeneration,
     Mutant::ConfirmBeforeSync,
+    Mutant::ReapByTime,
 ];
 
 #[cfg(feature = "mutants")]

@@ -6,6 +6,8 @@ use ringfort_ring::{
     NodeName, PARTITIONS_MAX, PARTITIONS_MIN, REPLICAS_MAX, ZONE_LEN_MAX, tokens_for_capacity,
 };
 
+use ringfort_storage::version::APPLIED_AGE_MS_MAX;
+
 use super::{ByteSize, Config, ConfigError, HostPort};
 use crate::limits::{OBJECT_BYTES_MAX, VALUE_BYTES_MAX};
 

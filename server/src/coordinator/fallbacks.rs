@@ -88,12 +88,7 @@ impl Step<'_> {
     }
 
     /// The object of a write, to be held for its owners.
-    pub fn hint_of(
-        &self,
-        id: OpId,
-        pending: &Pending,
-        object: (bytes::Bytes, u64),
-    ) -> peer::Store {
+    pub fn hint_of(&self, id: OpId, pending: &Pending, object: (bytes::Bytes, u64)) -> peer::Store {
         peer::Store {
             hint: true,
             ..self.store_of(id, pending, object)

@@ -275,10 +275,7 @@ impl Step<'_> {
             return;
         };
         let object = record.object().clone();
-        let merged = self
-            .parts
-            .store
-            .merge(&pending.key, object, reading.lowest);
+        let merged = self.parts.store.merge(&pending.key, object, reading.lowest);
         match merged {
             Ok(_) => self.write_after_read(id, intent),
             Err(refused) => {
@@ -329,7 +326,7 @@ impl Step<'_> {
     }
 
     /// Brings the owners whose copies differ up to the merged object.
-    fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, reading: &Reading) {
+    pub fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, reading: &Reading) {
         let Some(repair) = reading.get.repair() else {
             return;
         };

@@ -151,7 +151,7 @@ impl Mover {
         (partition, result)
     }
 
-    fn stages(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Stage>> {
+    pub(super) fn stages(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Stage>> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -165,10 +165,7 @@ impl Mover {
         let asked = request.clone();
         let question = |mut client: PeerClient<Channel>, fence| async move {
             let fence = Some(fence);
-            let request = peer::TransferRequest {
-                fence,
-                ..asked
-            };
+            let request = peer::TransferRequest { fence, ..asked };
             client.transfer(request).await
         };
         let partition = PartitionId(request.partition);

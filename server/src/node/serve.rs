@@ -183,11 +183,10 @@ impl Node {
         ));
         let (patience, newest) = (self.config.hello_timeout, council.newest());
         let seeds = self.seeds(&roster.me().peer_addr);
-        let (listed, found) =
-            tokio::join!(
-                asker.ask_generations(patience),
-                asker.find(&seeds, &newest, patience)
-            );
+        let (listed, found) = tokio::join!(
+            asker.ask_generations(patience),
+            asker.find(&seeds, &newest, patience)
+        );
         let mut answers = listed;
         answers.extend(found);
         start::judge_memory(&base.store, &answers)?;

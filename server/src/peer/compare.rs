@@ -160,8 +160,10 @@ impl Comparer {
             if judge(&view, partition, layout).is_err() {
                 continue;
             }
-            let (generation, floor) =
-                (self.store.generation(partition), self.store.floor(partition));
+            let (generation, floor) = (
+                self.store.generation(partition),
+                self.store.floor(partition),
+            );
             if theirs.generation < floor {
                 answer.missed.push(partition);
                 answer.reap_generations.push(generation);

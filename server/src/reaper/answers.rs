@@ -96,11 +96,7 @@ impl Answerer {
             generation,
             tombs,
         } = asked;
-        if !self
-            .views
-            .current()
-            .answers_reads(PartitionId(*partition))
-        {
+        if !self.views.current().answers_reads(PartitionId(*partition)) {
             return Ok((None, 0));
         }
         match self.store.confirm_reaping(*partition, *generation, tombs) {

@@ -271,23 +271,28 @@ impl Reaper {
     async fn work(&mut self) -> bool {
         let mut worked = false;
         loop {
-            let cluster = Cluster::of(self.parts.views.current());
-            let owners = |partition| cluster.owners(partition);
-            let known = Known {
-                epoch: cluster.view.epoch(),
-                members: &cluster.members,
-                owners: &owners,
-                me: cluster.view.my_store(),
-            };
-            let before = self.core.confirming();
-            let actions = self.core.next(self.parts.clock.now(), &known);
-            self.note_setbacks(before);
+            let (view, actions) = self.next();
             if actions.is_empty() {
                 return worked;
             }
             worked = true;
-            self.carry_out(&cluster.view, actions).await;
+            self.carry_out(&view, actions).await;
         }
+    }
+
+    fn next(&mut self) -> (Arc<View>, Vec<Action>) {
+        let cluster = Cluster::of(self.parts.views.current());
+        let owners = |partition| cluster.owners(partition);
+        let known = Known {
+            epoch: cluster.view.epoch(),
+            members: &cluster.members,
+            owners: &owners,
+            me: cluster.view.my_store(),
+        };
+        let before = self.core.confirming();
+        let actions = self.core.next(self.parts.clock.now(), &known);
+        self.note_setbacks(before);
+        (cluster.view, actions)
     }
 
     /// Rounds that were given up are begun again later.
@@ -339,7 +344,10 @@ impl Reaper {
             let done = self.parts.answerer.finish(vec![asked]).await;
             let now = self.parts.clock.now();
             self.core.ended(now, partition, to, done.is_ok());
-            crate::counters::add(&self.parts.counters.reaping_ended, usize::from(done.is_ok()));
+            crate::counters::add(
+                &self.parts.counters.reaping_ended,
+                usize::from(done.is_ok()),
+            );
         }
     }
 
@@ -370,7 +378,12 @@ impl Reaper {
         self.parts.coordinator.on_generations();
         crate::mover::until_durable(self.parts.store.durable(), sequence).await;
         crate::counters::add(&self.parts.counters.reaping_begun, 1);
-        tracing::debug!(partition, to, keys = tombs.len(), "a round of reaping begins");
+        tracing::debug!(
+            partition,
+            to,
+            keys = tombs.len(),
+            "a round of reaping begins"
+        );
         true
     }
 
@@ -464,7 +477,9 @@ impl Reaper {
         };
         let now = self.parts.clock.now();
         let stalled = self.core.stalled(now, &known, PATIENCE);
-        self.parts.figures.stands(now, self.core.driven().len(), stalled);
+        self.parts
+            .figures
+            .stands(now, self.core.driven().len(), stalled);
     }
 }
 
