@@ -21,6 +21,9 @@ pub mod figures;
 mod missed;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
