@@ -156,7 +156,9 @@ impl Figures {
 struct Minted {
     key: Key,
     dot: Dot,
+    /// Who has it durably, and whether these were two once.
     copies: BTreeSet<usize>,
+    is_acked: bool,
 }
 
 pub struct World {
@@ -172,7 +174,7 @@ pub struct World {
     replaced: BTreeSet<Dot>,
     /// Values whose tombstones are reaped.
     gone: BTreeSet<Dot>,
-    image: Option<(usize, Image)>,
+    image: Option<(usize, Image, u64)>,
     may_restore: bool,
     requests: u64,
     now: Instant,
@@ -182,7 +184,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, bug: Bug) -> World {
         let mut dice = Dice::new(seed);
-        World {
+        let mut world = World {
             bug,
             sites: (0..SITES).map(|n| Site::new(n, dice.next())).collect(),
             may_restore: dice.one_in(3),
@@ -197,41 +199,52 @@ impl World {
             requests: 0,
             now: Instant::now(),
             figures: Figures::default(),
+        };
+        // In some it is an empty directory that comes back: the disk is lost.
+        if world.may_restore && world.dice.one_in(2) {
+            let site = world.dice.below(OWNERS);
+            world.image = Some((site, world.sites[site].image(), 0));
         }
+        world
     }
 
     pub fn play(&mut self) -> Result<(), String> {
         for step in 0..STEPS {
             self.now += Duration::from_millis(100);
             self.step(step);
-            self.check()?;
+            // What is back stays a while.
+            if step % 4 == 0 {
+                self.check()?;
+            }
         }
         Ok(())
     }
 
     fn step(&mut self, step: u64) {
+        let site = self.dice.below(SITES);
+        // Times without writes, in which rounds come to their end while objects of before are still on their way.
+        let is_quiet = step % 100 >= 30;
         match self.dice.below(100) {
-            0..12 => self.write(),
-            12..36 => self.deliver_one(),
-            36..52 => self.reap(step),
-            52..60 => self.copy(),
-            60..72 => {
-                let site = self.dice.below(SITES);
-                self.sync(site);
-            }
-            72..80 => self.offer_hint(),
-            80..84 => {
-                let site = self.dice.below(SITES);
-                self.sites[site].drain(step + 1);
-            }
-            84..86 => {
-                let site = self.dice.below(SITES);
+            0..40 if is_quiet => (0..4).for_each(|_| self.deliver_one(true)),
+            0..40 => self.deliver_one(false),
+            40..55 => self.reap(step),
+            55..65 => self.sync(site),
+            65..72 if is_quiet => self.offer_hint(),
+            65..72 => self.copy(),
+            72..90 if is_quiet => match self.dice.below(3) {
+                0 => (0..3).for_each(|_| self.exchange_some()),
+                1 => (0..SITES).for_each(|site| self.sync(site)),
+                _ => self.ask_pages(),
+            },
+            72..90 => self.write(),
+            90..92 => self.sites[site].drain(step + 1),
+            92..93 => {
                 let seed = self.dice.next();
+                self.end_asking(site);
                 self.sites[site].crash(seed);
             }
-            86..88 => self.learn(),
-            88..90 => self.put_back(),
-            90..94 => self.ask_pages(),
+            93..95 => self.learn(),
+            95..98 => self.put_back(),
             // What is under way is lost.
             _ if !self.flying.is_empty() => {
                 let lost = self.dice.below(self.flying.len());
@@ -239,6 +252,13 @@ impl World {
                 self.lose(from, to, &message);
             }
             _ => {}
+        }
+    }
+
+    /// A site is about to go: who waits for what it owes waits no longer.
+    fn end_asking(&mut self, site: usize) {
+        for owed in std::mem::take(&mut self.sites[site].owed) {
+            self.lose(site, owed.to, &owed.message);
         }
     }
 
@@ -291,7 +311,7 @@ impl World {
             .filter(|s| matches!(s.payload, Payload::Value(_)))
             .map(|s| s.dot)
             .collect();
-        let delete = !live.is_empty() && !self.dice.one_in(3);
+        let delete = !live.is_empty() && !self.dice.one_in(4);
         let context =
             (delete || self.dice.one_in(2) && !object.is_empty()).then(|| Context::from(object));
         let payload = match delete {
@@ -330,6 +350,7 @@ impl World {
                 key: key.clone(),
                 dot,
                 copies: BTreeSet::new(),
+                is_acked: false,
             });
             self.minted.len() - 1
         });
@@ -344,7 +365,7 @@ impl World {
             write: number,
         };
         for owner in (0..OWNERS).filter(|owner| *owner != at) {
-            if self.dice.one_in(4) {
+            if self.dice.one_in(8) {
                 let fallback = self.fallback_for(at);
                 self.flying.push((at, fallback, message(true)));
             } else {
@@ -396,7 +417,9 @@ impl World {
 
     fn sync(&mut self, site: usize) {
         for write in self.sites[site].sync() {
-            self.minted[write].copies.insert(site);
+            let minted = &mut self.minted[write];
+            minted.copies.insert(site);
+            minted.is_acked |= minted.copies.len() > 1;
         }
         for (to, message) in self.sites[site].answers() {
             self.flying.push((site, to, message));
@@ -430,15 +453,18 @@ impl World {
         match self.image.take() {
             None => {
                 let site = self.dice.below(OWNERS);
-                self.image = Some((site, self.sites[site].image()));
+                let generation = self.sites[site].generation();
+                self.image = Some((site, self.sites[site].image(), generation));
             }
-            Some((site, image)) => {
+            Some((site, image, generation)) => {
                 let whole = (0..OWNERS).all(|owner| self.sites[owner].is_synced());
-                if !whole || self.dice.one_in(2) {
-                    self.image = Some((site, image));
+                let is_old = generation < self.sites[site].store.floor(PARTITION);
+                if !whole || !is_old && !self.dice.one_in(10) {
+                    self.image = Some((site, image, generation));
                     return;
                 }
                 self.may_restore = false;
+                self.end_asking(site);
                 let seed = self.dice.next();
                 self.sites[site].restore(&image, seed);
                 for write in &mut self.minted {
@@ -620,11 +646,21 @@ impl World {
         }
     }
 
-    fn deliver_one(&mut self) {
+    fn deliver_one(&mut self, is_quiet: bool) {
         if self.flying.is_empty() {
             return;
         }
-        let number = self.dice.below(self.flying.len());
+        // What rounds are made of comes soon, and objects late: so rounds end while these are on their way.
+        let soon = |(_, (_, _, message)): &(usize, &(usize, usize, Message))| {
+            !matches!(message, Message::Store { .. })
+        };
+        let soon = self.flying.iter().enumerate().filter(soon);
+        let soon: Vec<usize> = soon.map(|(number, _)| number).collect();
+        let often = if is_quiet { 20 } else { 3 };
+        let number = match soon.is_empty() || self.dice.one_in(often) {
+            true => self.dice.below(self.flying.len()),
+            false => soon[self.dice.below(soon.len())],
+        };
         let (from, to, message) = match self.dice.one_in(8) {
             // It comes twice.
             true => self.flying[number].clone(),
@@ -938,24 +974,32 @@ impl World {
         Err(format!("it does not come to rest: {state:#?}"))
     }
 
-    /// Owners of one generation, none in the midst of a round, give each other what they hold.
+    /// Owners give each other what they hold.
     fn exchange(&mut self) {
         for from in 0..OWNERS {
-            for to in 0..OWNERS {
-                let (giver, taker) = (&self.sites[from].store, &self.sites[to].store);
-                let both = [giver, taker];
-                if giver.generation(PARTITION) != taker.generation(PARTITION)
-                    || both.iter().any(|s| !s.is_synced(PARTITION))
-                {
-                    continue;
-                }
-                let read_under = giver.generation(PARTITION);
-                let page = giver.scan(0, None, u64::MAX, 100, 1 << 20);
-                for (key, record) in page.expect("the engine works").records {
-                    let merged = taker.merge(&key, record.object().clone(), read_under);
-                    merged.expect("of the same generation");
-                }
-            }
+            (0..OWNERS).for_each(|to| self.give(from, to));
+        }
+    }
+
+    fn exchange_some(&mut self) {
+        let (from, to) = (self.dice.below(OWNERS), self.dice.below(OWNERS));
+        self.give(from, to);
+    }
+
+    /// An owner gives another one of the same generation what it holds.
+    fn give(&mut self, from: usize, to: usize) {
+        let (giver, taker) = (&self.sites[from].store, &self.sites[to].store);
+        let both = [giver, taker];
+        if giver.generation(PARTITION) != taker.generation(PARTITION)
+            || both.iter().any(|store| !store.is_synced(PARTITION))
+        {
+            return;
+        }
+        let read_under = giver.generation(PARTITION);
+        let page = giver.scan(0, None, u64::MAX, 100, 1 << 20);
+        for (key, record) in page.expect("the engine works").records {
+            let merged = taker.merge(&key, record.object().clone(), read_under);
+            merged.expect("of the same generation");
         }
     }
 
@@ -988,8 +1032,7 @@ impl World {
             live.extend(records[0].object().siblings().iter().map(|s| s.dot));
         }
         for minted in &self.minted {
-            let is_acked = minted.copies.len() > 1;
-            if is_acked && !live.contains(&minted.dot) && !self.replaced.contains(&minted.dot) {
+            if minted.is_acked && !live.contains(&minted.dot) && !self.replaced.contains(&minted.dot) {
                 return Err(format!("{:?} was acknowledged, and is lost", minted.dot));
             }
         }
