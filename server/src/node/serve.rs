@@ -528,6 +528,7 @@ impl Node {
     ) {
         let reaper = Reaper::new(reaper::Parts {
             clock: self.parts.clock.clone(),
+            steady: self.steady.clone(),
             views: views.clone(),
             store: base.store.clone(),
             council: council.clone(),

@@ -53,7 +53,7 @@ use self::{
     wire::{Asked, LISTS_AT_ONCE, list_to_wire},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, SteadyClock},
     coordinator::Coordinator,
     council::Council,
     counters::Counters,
@@ -84,6 +84,8 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Parts {
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Time for the ages of request ids, and of deletes.
+    pub steady: Arc<SteadyClock>,
     /// The current view.
     pub views: Views,
     /// This node's store.
@@ -214,7 +216,8 @@ impl Reaper {
     /// Begins rounds of partitions in which something is past the window.
     async fn find(&mut self, cluster: &Cluster) {
         let (view, now) = (&cluster.view, self.parts.clock.now());
-        let wall_ms = self.parts.clock.wall_ms();
+        // A wall clock may be ahead: deletes are dated by the other.
+        let now_ms = self.parts.clock.wall_ms().min(self.parts.steady.ms());
         self.setbacks.retain(|_, until| *until > now);
         // A round that waits for somebody holds up changes of the layout.
         let is_up = |store: &StoreId| {
@@ -227,7 +230,7 @@ impl Reaper {
         }
         let is_due = |partition: &PartitionId| {
             let due = self.parts.store.next_reapable_ms(partition.0);
-            due.is_some_and(|due| due <= wall_ms)
+            due.is_some_and(|due| due <= now_ms)
                 && view.coordinates(*partition)
                 && !self.setbacks.contains_key(&partition.0)
                 && !self.core.has(partition.0)
@@ -238,18 +241,18 @@ impl Reaper {
         let room = ROUNDS_MAX.saturating_sub(self.core.len());
         let due: Vec<PartitionId> = due.take(room.min(WALKS_MAX)).collect();
         for partition in due {
-            self.walk(partition, wall_ms).await;
+            self.walk(partition, now_ms).await;
         }
     }
 
-    async fn walk(&mut self, partition: PartitionId, wall_ms: u64) {
+    async fn walk(&mut self, partition: PartitionId, now_ms: u64) {
         let window = self.parts.window;
         // Before it is walked through: what is found is of that generation, or the owners confirm nothing.
         let generation = self.parts.store.generation(partition.0);
         let found = self.local.block(move |store| {
             store.reapable(
                 partition.0,
-                wall_ms,
+                now_ms,
                 window,
                 REAPED_TOMBS_MAX,
                 REAPED_BYTES_MAX,

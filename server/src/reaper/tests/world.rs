@@ -1032,7 +1032,10 @@ impl World {
             live.extend(records[0].object().siblings().iter().map(|s| s.dot));
         }
         for minted in &self.minted {
-            if minted.is_acked && !live.contains(&minted.dot) && !self.replaced.contains(&minted.dot) {
+            if minted.is_acked
+                && !live.contains(&minted.dot)
+                && !self.replaced.contains(&minted.dot)
+            {
                 return Err(format!("{:?} was acknowledged, and is lost", minted.dot));
             }
         }
