@@ -118,8 +118,6 @@ impl Standing {
 /// A round that does not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stalled {
-    /// Of what.
-    pub partition: u32,
     /// Since when it is driven here.
     pub since: Instant,
     /// Who is not through.
@@ -369,8 +367,7 @@ impl Core {
         let old = self.rounds.iter().filter(|(_, round)| {
             !round.is_before_commit() && now.saturating_duration_since(round.since) >= patience
         });
-        let stalled = old.map(|(partition, round)| Stalled {
-            partition: *partition,
+        let stalled = old.map(|(_, round)| Stalled {
             since: round.since,
             waits_for: round.waits_for(known),
         });

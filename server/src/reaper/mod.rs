@@ -49,7 +49,7 @@ pub use self::{
     missed::{At, Missed},
 };
 use self::{
-    core::{Action, Core, Known, Question, Standing, TURN, Verdict},
+    core::{Action, Core, Known, Question, Stalled, Standing, TURN, Verdict},
     wire::{Asked, LISTS_AT_ONCE, list_to_wire},
 };
 use crate::{
@@ -124,6 +124,8 @@ pub struct Reaper {
     core: Core,
     /// Partitions of which a round was not confirmed, and until when they are left alone.
     setbacks: BTreeMap<u32, Instant>,
+    /// Something could be reaped since then, and no round is begun, because these members are down.
+    held_up: Option<(Instant, Vec<StoreId>)>,
 }
 
 /// The newest decree, as far as this node's view goes.
@@ -162,6 +164,7 @@ impl Reaper {
             bulk: Bulk::new(&parts.net, &parts.routes, &parts.fences),
             core: Core::default(),
             setbacks: BTreeMap::new(),
+            held_up: None,
             parts,
         }
     }
@@ -219,15 +222,6 @@ impl Reaper {
         // A wall clock may be ahead: deletes are dated by the other.
         let now_ms = self.parts.clock.wall_ms().min(self.parts.steady.ms());
         self.setbacks.retain(|_, until| *until > now);
-        // A round that waits for somebody holds up changes of the layout.
-        let is_up = |store: &StoreId| {
-            let states = self.parts.links.states();
-            let connected = states.borrow().connected.get(store) == Some(&true);
-            *store == view.my_store() || connected && !self.parts.routes.is_down(*store)
-        };
-        if view.live().len() > 1 || !cluster.members.iter().all(is_up) {
-            return;
-        }
         let is_due = |partition: &PartitionId| {
             let due = self.parts.store.next_reapable_ms(partition.0);
             due.is_some_and(|due| due <= now_ms)
@@ -237,12 +231,31 @@ impl Reaper {
                 && self.parts.store.reaping(partition.0).is_none()
                 && self.rank(cluster, partition.0) == 0
         };
+        let room = ROUNDS_MAX.saturating_sub(self.core.len()).min(WALKS_MAX);
         let due = view.layout().partition_ids().filter(is_due);
-        let room = ROUNDS_MAX.saturating_sub(self.core.len());
-        let due: Vec<PartitionId> = due.take(room.min(WALKS_MAX)).collect();
+        let due: Vec<PartitionId> = due.take(room).collect();
+        // A round that waits for somebody holds up changes of the layout.
+        let members = cluster.members.iter().copied();
+        let down: Vec<StoreId> = members.filter(|store| !self.is_up(*store)).collect();
+        if !due.is_empty() && !down.is_empty() {
+            let since = self.held_up.as_ref().map_or(now, |(since, _)| *since);
+            self.held_up = Some((since, down));
+            return;
+        }
+        self.held_up = None;
+        if view.live().len() > 1 {
+            return;
+        }
         for partition in due {
             self.walk(partition, now_ms).await;
         }
+    }
+
+    fn is_up(&self, store: StoreId) -> bool {
+        let states = self.parts.links.states();
+        let connected = states.borrow().connected.get(&store) == Some(&true);
+        let is_me = store == self.parts.views.current().my_store();
+        is_me || connected && !self.parts.routes.is_down(store)
     }
 
     async fn walk(&mut self, partition: PartitionId, now_ms: u64) {
@@ -482,7 +495,15 @@ impl Reaper {
             me: cluster.view.my_store(),
         };
         let now = self.parts.clock.now();
-        let stalled = self.core.stalled(now, &known, PATIENCE);
+        let mut stalled = self.core.stalled(now, &known, PATIENCE);
+        if let Some((since, down)) = &self.held_up
+            && now.saturating_duration_since(*since) >= PATIENCE
+        {
+            stalled.push(Stalled {
+                since: *since,
+                waits_for: down.clone(),
+            });
+        }
         self.parts
             .figures
             .stands(now, self.core.driven().len(), stalled);
