@@ -286,7 +286,7 @@ fn kind_of(reason: Reason) -> Kind {
         Reason::OutcomeUnknown => Kind::OutcomeUnknown,
         Reason::DeadlineExceeded => Kind::Timeout,
         Reason::ConditionFailed => Kind::ConditionFailed,
-        Reason::StaleEpoch | Reason::NotSynced => Kind::Misrouted,
+        Reason::StaleEpoch | Reason::StaleGeneration | Reason::NotSynced => Kind::Misrouted,
         Reason::WrongCluster => Kind::WrongCluster,
         Reason::StalePlan | Reason::ChangeLost => Kind::ChangeRefused,
         Reason::Overloaded => Kind::Overloaded,

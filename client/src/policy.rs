@@ -125,6 +125,7 @@ mod tests {
             row(R::DeadlineExceeded, Kind::Timeout, false, NEVER),
             row(R::ConditionFailed, Kind::ConditionFailed, false, NEVER),
             row(R::StaleEpoch, Kind::Misrouted, false, ALWAYS),
+            row(R::StaleGeneration, Kind::Misrouted, false, ALWAYS),
             row(R::NotSynced, Kind::Misrouted, false, ALWAYS),
             row(R::StalePlan, Kind::ChangeRefused, false, NEVER),
             row(R::ChangeLost, Kind::ChangeRefused, false, NEVER),

@@ -56,6 +56,8 @@ reasons! {
     ConditionFailed "CONDITION_FAILED" Aborted;
     /// The sender's layout epoch is older than this node accepts.
     StaleEpoch "STALE_EPOCH" FailedPrecondition;
+    /// Between nodes: the object was read before a round of reaping of its partition: nothing was stored.
+    StaleGeneration "STALE_GENERATION" FailedPrecondition;
     /// No copy that this node can reach holds all that it should.
     NotSynced "NOT_SYNCED" FailedPrecondition;
     /// The plan to be committed is not the plan of these changes on the newest layout: nothing changed.

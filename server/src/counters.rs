@@ -121,6 +121,12 @@ pub struct Counters {
     pub scrub_damaged: AtomicU64,
     /// Chunks without a record that a scrub found.
     pub scrub_orphans: AtomicU64,
+    /// Deleted and expired keys whose records went.
+    pub reaped: AtomicU64,
+    /// Rounds of reaping that this node has begun.
+    pub reaping_begun: AtomicU64,
+    /// Rounds of reaping that this node has driven to their end.
+    pub reaping_ended: AtomicU64,
     /// Sessions open now.
     pub sessions: AtomicU64,
     /// Operations in work now.

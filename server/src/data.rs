@@ -16,6 +16,7 @@ use crate::{
     net::Net,
     peer::{Fences, Heard, LinkEvents, LinkParts, Links, Replica, ReplicaParts},
     pool::EnginePool,
+    reaper::Missed,
     view::{View, Views},
 };
 
@@ -45,6 +46,8 @@ pub struct DataParts {
     pub pool: Arc<dyn EnginePool>,
     /// How exchanges with the other owners are.
     pub board: Arc<Board>,
+    /// Partitions of which this store has missed a round of reaping.
+    pub missed: Arc<Missed>,
     /// Limits.
     pub limits: Limits,
     /// Counters.
@@ -94,6 +97,7 @@ impl DataPath {
             counters: Arc::clone(&parts.counters),
             client_id: parts.client_id,
             marks: Arc::clone(&parts.board.marks),
+            missed: Arc::clone(&parts.missed),
         });
         let views = parts.views.subscribe();
         let carried = carry_heard(Arc::clone(&parts.heard), parts.store.clone());
@@ -106,6 +110,7 @@ impl DataPath {
             coordinator: Arc::clone(&coordinator),
             counters: parts.counters,
             board: parts.board,
+            missed: parts.missed,
             steady: parts.steady,
         });
         let follow = follow_log(

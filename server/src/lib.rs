@@ -25,6 +25,7 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod pool;
+pub mod reaper;
 pub mod scrub;
 #[cfg(test)]
 mod testing;

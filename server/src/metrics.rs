@@ -181,7 +181,7 @@ impl Sources {
     fn plain(&self, e: &mut DescriptorEncoder) -> fmt::Result {
         let c = &*self.counters;
         let bytes = Some(Unit::Bytes);
-        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 20] = [
+        let counters: [(&str, &str, Option<Unit>, &AtomicU64); 23] = [
             (
                 "client_in",
                 "Bytes of keys and values that clients sent",
@@ -296,6 +296,24 @@ impl Sources {
                 "Chunks of no record that a scrub found",
                 None,
                 &c.scrub_orphans,
+            ),
+            (
+                "reaped",
+                "Deleted and expired keys that were forgotten here",
+                None,
+                &c.reaped,
+            ),
+            (
+                "reaping_rounds_begun",
+                "Rounds of reaping that this node has begun",
+                None,
+                &c.reaping_begun,
+            ),
+            (
+                "reaping_rounds_ended",
+                "Rounds of reaping that this node has driven to their end",
+                None,
+                &c.reaping_ended,
             ),
         ];
         for (name, help, unit, counter) in counters {

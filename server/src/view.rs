@@ -101,6 +101,8 @@ pub struct View {
     unsynced: Unsynced,
     of_readers: Vec<BTreeSet<PartitionId>>,
     own_unsynced: BTreeSet<PartitionId>,
+    /// Of these this store has missed a round of reaping: nothing is taken, answered or coordinated before they are erased.
+    missed: BTreeSet<PartitionId>,
 }
 
 impl View {
@@ -114,7 +116,7 @@ impl View {
         store: StoreId,
         unsynced: &Unsynced,
     ) -> Result<Self, ViewError> {
-        Self::make(cluster, history, store, unsynced, &[])
+        Self::make(cluster, history, store, unsynced, (&[], &BTreeSet::new()))
     }
 
     /// Placements of layouts that are `known` are taken from there: a decree that amends leaves owners as they are.
@@ -123,7 +125,7 @@ impl View {
         history: &History,
         store: StoreId,
         unsynced: &Unsynced,
-        known: &[Live],
+        (known, missed): (&[Live], &BTreeSet<PartitionId>),
     ) -> Result<Self, ViewError> {
         let live = history.decree().live().iter().map(|layout| {
             let same = known.iter().find(|k| k.layout.epoch() == layout.epoch());
@@ -158,6 +160,7 @@ impl View {
                 members.map(|member| of(&member.store_id)).collect()
             },
             own_unsynced: of(&store),
+            missed: missed.clone(),
             present: {
                 let present = history.decree().present().into_iter();
                 present
@@ -181,7 +184,7 @@ impl View {
             history,
             self.store,
             &self.unsynced,
-            &self.live,
+            (&self.live, &self.missed),
         )
     }
 
@@ -195,7 +198,21 @@ impl View {
             &self.history,
             self.store,
             unsynced,
-            &self.live,
+            (&self.live, &self.missed),
+        )
+    }
+
+    /// The same with other partitions of which this store has missed a round of reaping.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn with_missed(&self, missed: &BTreeSet<PartitionId>) -> Result<View, ViewError> {
+        Self::make(
+            self.cluster,
+            &self.history,
+            self.store,
+            &self.unsynced,
+            (&self.live, missed),
         )
     }
 
@@ -284,11 +301,20 @@ impl View {
 
     /// Whether this node may coordinate operations on `partition`: an owner by the layout that it reads from, and synced.
     pub fn coordinates(&self, partition: PartitionId) -> bool {
-        self.live[self.read].is_mine(partition) && is_counted(&self.own_unsynced, partition)
+        let is_mine = self.live[self.read].is_mine(partition);
+        is_mine && is_counted(&self.own_unsynced, partition) && !self.has_missed(partition)
     }
 
-    /// Whether this store takes writes to `partition`: it is an owner by a layout that it has acknowledged.
+    /// Whether this store is to erase the partition, because it has missed a round of reaping.
+    pub fn has_missed(&self, partition: PartitionId) -> bool {
+        !self.missed.is_empty() && self.missed.contains(&partition)
+    }
+
+    /// Whether this store takes writes to `partition`: it is an owner by a layout that it has acknowledged, and what it takes stays.
     pub fn takes_writes(&self, partition: PartitionId) -> bool {
+        if self.has_missed(partition) {
+            return false;
+        }
         let mut taken = self.live[..self.writes].iter();
         taken.any(|live| live.is_mine(partition))
             || is_planted(Mutant::PlaceByLiveness)
@@ -413,7 +439,8 @@ impl View {
     /// Whether this store's copy of `partition` counts toward R: it is synced, and an owner by a layout whose partitions it has.
     pub fn answers_reads(&self, partition: PartitionId) -> bool {
         let mut answered = self.live[..self.answers].iter();
-        answered.any(|live| live.is_mine(partition)) && is_counted(&self.own_unsynced, partition)
+        let is_mine = answered.any(|live| live.is_mine(partition));
+        is_mine && is_counted(&self.own_unsynced, partition) && !self.has_missed(partition)
     }
 
     /// The same with another word of this store of its own copies.

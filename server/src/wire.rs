@@ -65,7 +65,7 @@ pub fn decode_object(bytes: Bytes) -> Result<Object, BadObject> {
     Object::from_parts(clock, siblings, applied).map_err(|e| malformed(e.to_string()))
 }
 
-fn clock_to_wire(clock: &Clock) -> peer::Clock {
+pub(crate) fn clock_to_wire(clock: &Clock) -> peer::Clock {
     let (actors, counters) = clock
         .iter()
         .map(|(actor, counter)| (actor.0, counter))
@@ -73,7 +73,7 @@ fn clock_to_wire(clock: &Clock) -> peer::Clock {
     peer::Clock { actors, counters }
 }
 
-fn clock_from_wire(wire: peer::Clock) -> Result<Clock, BadObject> {
+pub(crate) fn clock_from_wire(wire: peer::Clock) -> Result<Clock, BadObject> {
     if wire.actors.len() != wire.counters.len() {
         return Err(malformed("a clock's arrays differ in length"));
     }

@@ -130,7 +130,7 @@ pub struct IdentityFile {
     slots: Mutex<TwoSlot>,
     current: Mutex<Arc<Identity>>,
     created: bool,
-    /// Set for good when a sync has failed.
+    /// Set for good when a sync has failed, of this file or of another that promises rest on.
     failure: watch::Sender<Option<String>>,
 }
 
@@ -180,6 +180,11 @@ impl IdentityFile {
     /// Why nothing can be promised any more: a sync has failed. The process is to end then, and the next start reads what is on disk.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.failure.subscribe()
+    }
+
+    /// A sync of another file that promises rest on has failed: see [`Self::failure`].
+    pub(crate) fn fail(&self, error: &SlotError) {
+        self.failure.send_replace(Some(error.to_string()));
     }
 
     /// Changes the identity; durable when this returns. After an error [`IdentityFile::current`] is what it was, while

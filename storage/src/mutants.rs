@@ -70,10 +70,16 @@ pub enum Mutant {
     RepairFallback,
     /// Where a key is written, siblings that have expired go with what the clock says of them.
     DropExpiredClock,
+    /// What was read under an older reap generation is taken like anything else.
+    AcceptOlderGeneration,
+    /// A tombstone is confirmed for reaping before the log is durable.
+    ConfirmBeforeSync,
+    /// What is past the grace is erased where it is found, without a round.
+    ReapByTime,
 }
 
 /// All that can be planted.
-pub const ALL: [Mutant; 30] = [
+pub const ALL: [Mutant; 33] = [
     Mutant::AckBeforeW,
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
@@ -104,6 +110,9 @@ pub const ALL: [Mutant; 30] = [
     Mutant::HintLost,
     Mutant::RepairFallback,
     Mutant::DropExpiredClock,
+    Mutant::AcceptOlderGeneration,
+    Mutant::ConfirmBeforeSync,
+    Mutant::ReapByTime,
 ];
 
 #[cfg(feature = "mutants")]

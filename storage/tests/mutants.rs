@@ -10,7 +10,9 @@ use ringfort_storage::engine::mem::MemHome;
 use ringfort_storage::log::LogWriter;
 use ringfort_storage::merkle::{Forest, Tree};
 use ringfort_storage::mutants;
-use ringfort_storage::store::{DrainStep, Drainer, Folds, Read, StoreConfig, StoreParts};
+use ringfort_storage::store::{
+    Advance, DrainStep, Drainer, Folds, Read, StoreConfig, StoreParts, Tomb, WriteLimits, Written,
+};
 use ringfort_storage::version::{ActorId, Dot, Floor, NewPayload, Object, RequestId, Value, Write};
 use ringfort_storage::{Key, Record, Store, codec, rows};
 
@@ -91,7 +93,9 @@ fn object(n: u8) -> Object {
 fn tree_is_right_after_erasing() -> bool {
     let mut rig = rig();
     for n in 0..2 {
-        rig.store.merge(&key(n), object(n)).expect("there is room");
+        rig.store
+            .merge(&key(n), object(n), 0)
+            .expect("there is room");
     }
     rig.drain();
     rig.store.erase(&key(0)).expect("there is room");
@@ -161,9 +165,70 @@ fn hint_outlives_a_restart(drained: bool) -> bool {
     rig_on(&disk, &home).store.hint(&key(0)).is_some()
 }
 
+/// The tombstone of key 0, deleted here, and not yet durable.
+fn deleted(rig: &mut Rig) -> Tomb {
+    rig.store.load(&[key(0)]).expect("well");
+    let write = Write {
+        context: None,
+        payload: NewPayload::Delete,
+        request: RequestId {
+            client: 2,
+            sequence: 1,
+        },
+        lowest_unanswered: 0,
+        at_ms: 1,
+        expires_at_ms: 0,
+    };
+    let limits = WriteLimits::default();
+    match rig.store.write(&key(0), &write, 1, &limits) {
+        Ok(Written::Applied { record, .. }) => Tomb {
+            key: key(0),
+            leaf: record.leaf(),
+            clock: record.object().clock().clone(),
+        },
+        other => panic!("not applied: {other:?}"),
+    }
+}
+
+/// Whether a value comes back after its tombstone was reaped: from a copy, or a hint, that missed all since.
+fn what_was_reaped_comes_back() -> bool {
+    let mut rig = rig();
+    let tombs = vec![deleted(&mut rig)];
+    rig.drain();
+    let step = Advance {
+        partition: 0,
+        to: 1,
+        tombs,
+    };
+    rig.store.advance_reaping(&[step]).expect("durable");
+    rig.store.finish_reaping(0, 1).expect("there is room");
+    rig.drain();
+    rig.store.end_reaping(&[(0, 1)]).expect("durable");
+    let merged = rig.store.merge(&key(0), object(0), 0).is_ok();
+    let hinted = rig.store.merge_hint(&key(0), object(0), 0).is_ok();
+    let floor = Floor::default();
+    let taken = rig.store.take_hint(&key(0), object(0), floor, 0, 1).is_ok();
+    assert!(merged == hinted && merged == taken);
+    let read = rig.store.load(&[key(0)]).expect("well").remove(0);
+    let is_back = matches!(read, Read::Found(record) if record.object().live_count(1) > 0);
+    assert_eq!(is_back, merged);
+    is_back
+}
+
+/// Whether a tombstone may be told to be here while a crash would take it away.
+fn what_is_confirmed_can_be_lost() -> bool {
+    let mut rig = rig();
+    let tomb = deleted(&mut rig);
+    let confirmed = rig.store.confirm_reaping(0, 0, &[tomb]);
+    let confirmed = confirmed.expect("synced");
+    assert_eq!(confirmed.exact, [true]);
+    confirmed.sequence <= rig.store.stats().durable_sequence
+}
+
 #[test]
 fn planted_bugs_are_met_and_nothing_is_without_them() {
     assert!(tree_is_right_after_erasing() && !damage_is_sent());
+    assert!(!what_was_reaped_comes_back() && !what_is_confirmed_can_be_lost());
     assert!(!what_was_replaced_comes_back());
     assert!(mutants::plant("DropExpiredClock"));
     assert!(what_was_replaced_comes_back());
@@ -174,6 +239,10 @@ fn planted_bugs_are_met_and_nothing_is_without_them() {
     for drained in [false, true] {
         assert!(hint_outlives_a_restart(drained));
     }
+    assert!(mutants::plant("AcceptOlderGeneration"));
+    assert!(what_was_reaped_comes_back());
+    assert!(mutants::plant("ConfirmBeforeSync"));
+    assert!(what_is_confirmed_can_be_lost());
     assert!(mutants::plant("HintLost"));
     for drained in [false, true] {
         assert!(!hint_outlives_a_restart(drained));

@@ -19,6 +19,7 @@ use super::{
     driver::TaskDriver,
     medium::Medium,
     net::SimNet,
+    reaping::Reaping,
     tap::{Tap, TapNet},
     trace::Trace,
 };
@@ -266,7 +267,7 @@ pub fn start(
     sim: &mut Sim<'_>,
     (count, spares): (usize, usize),
     seed: u64,
-    tap: Option<&Tap>,
+    (tap, reaping): (Option<&Tap>, Option<Reaping>),
     trace: &Trace,
 ) -> Vec<SimNode> {
     let names: Vec<String> = (0..count).map(|i| format!("n{i}")).collect();
@@ -289,7 +290,7 @@ pub fn start(
         }
         let (own, all) = (name.clone(), names.clone());
         let config: Arc<dyn Fn(u16) -> Config + Send + Sync> =
-            Arc::new(move |moves| config(&own, &all, moves));
+            Arc::new(move |moves| config(&own, &all, moves, reaping));
         let life = node.clone();
         let node_seed = seed.rotate_left(17) ^ number;
         sim.host(name.as_str(), move || {
@@ -305,7 +306,7 @@ pub fn start(
 }
 
 /// The configuration of a node that has moved so often. Lists name where everybody was at first.
-fn config(name: &str, names: &[String], moves: u16) -> Config {
+fn config(name: &str, names: &[String], moves: u16, reaping: Option<Reaping>) -> Config {
     let initial: Vec<String> = names.iter().map(|n| format!("{n}={n}:7500")).collect();
     let seeds: Vec<String> = names.iter().map(|n| format!("{n}:7500")).collect();
     let founds = names.iter().any(|n| n == name);
@@ -320,6 +321,9 @@ fn config(name: &str, names: &[String], moves: u16) -> Config {
         table_bytes: Some("4MiB".to_owned()),
         free_space_floor: Some("2MiB".to_owned()),
         free_space_reserve: Some("1MiB".to_owned()),
+        reap_grace: reaping.map(|reaping| format!("{}ms", reaping.grace_ms)),
+        soft_delete: reaping.map(|reaping| format!("{}ms", reaping.soft_delete_ms)),
+        reap_early: reaping.map(|_| "true".to_owned()),
         ..Flags::default()
     };
     Config::load(&flags, &BTreeMap::new(), None).expect("a good configuration")

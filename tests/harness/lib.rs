@@ -21,6 +21,7 @@ pub mod medium;
 pub mod net;
 pub mod operator;
 pub mod outside;
+pub mod reaping;
 pub mod restore;
 pub mod roots;
 pub mod run;

@@ -52,7 +52,7 @@ fn all_up(nodes: &[SimNode]) -> bool {
 #[test]
 fn a_killed_node_is_seen_down_by_all_and_up_again_when_it_is_back() {
     let mut sim = sim();
-    let nodes = cluster::start(&mut sim, (5, 0), 7, None, &Trace::default());
+    let nodes = cluster::start(&mut sim, (5, 0), 7, (None, None), &Trace::default());
     steps(&mut sim, START_MS_MAX, || all_up(&nodes)).expect("a cluster starts");
     steps(&mut sim, 10_000, || false);
     assert!(all_up(&nodes), "nobody is down while nothing happens");

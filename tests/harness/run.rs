@@ -21,6 +21,7 @@ use super::{
     history::History,
     net::{EPOCH_MS, set_now},
     operator::{self, Board, Errand, OPERATORS, Operator, Wish},
+    reaping::Reaping,
     roots,
     storm::{Scene, Storm},
     stranger::{self, Orders},
@@ -57,6 +58,8 @@ const TCP_SEGMENTS: usize = 4096;
 /// Settings of a run; `None` leaves it to the seed.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// Deleted keys are reaped, whatever the seed.
+    pub reap: bool,
     /// Number of nodes.
     pub nodes: Option<usize>,
     /// Number of clients.
@@ -131,6 +134,8 @@ pub struct Report {
     pub faults: Vec<Kind>,
     /// Boundaries of messages that were counted, by call.
     pub boundaries: BTreeMap<&'static str, u64>,
+    /// Rounds of reaping that were finished, of all partitions, as far as any member knows.
+    pub rounds: u64,
     /// How long it took until all copies were equal, without clients, in ms of simulated time.
     pub converged_ms: u64,
     /// What is wrong; empty if all is well.
@@ -216,6 +221,11 @@ impl Run {
         let mut storm_ms = options
             .storm_ms
             .unwrap_or(chance.random_range(4..10) * 1_000);
+        let may_reap = options.sweep.is_none() && options.storm_ms.is_none();
+        let reaping = Reaping::of(seed, options.reap).filter(|_| may_reap);
+        if reaping.is_some() {
+            storm_ms = Reaping::storm_ms(storm_ms);
+        }
         let mut errands = operator::errands(seed, options.changes.unwrap_or(0), storm_ms);
         let mut spares = if errands.is_empty() { 0 } else { SPARES };
         if let Some(sweep) = options.sweep {
@@ -237,8 +247,11 @@ impl Run {
         // A lost disk is excused by the history, write by write; its node is repaired.
         let damaged = schedule.iter().any(|fault| fault.kind.damages());
         let sizes = (count + spares, count);
-        let unrest = unrest::unrest(seed, sizes, storm_ms, &schedule, &errands);
+        let mut unrest = unrest::unrest(seed, sizes, storm_ms, &schedule, &errands);
         schedule.extend(&unrest.faults);
+        if reaping.is_some() {
+            Reaping::shorten(&mut schedule, &mut unrest.aims);
+        }
         schedule.sort_by_key(|fault| fault.at_ms);
         errands.extend(unrest.excuse);
         errands.sort_by_key(|errand| errand.at_ms);
@@ -246,7 +259,13 @@ impl Run {
         let damaged = damaged || script.as_ref().is_some_and(rots);
         let faults = script.iter().flat_map(|script| &script.faults);
         schedule.extend(faults);
-        let nodes = cluster::start(sim, (count, spares), chance.random(), tap.as_ref(), &trace);
+        let nodes = cluster::start(
+            sim,
+            (count, spares),
+            chance.random(),
+            (tap.as_ref(), reaping),
+            &trace,
+        );
         let plan = Plan {
             dial: Dial::Simulated,
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
@@ -423,6 +442,13 @@ impl Run {
         unequal
     }
 
+    /// Rounds of reaping that are finished, by the node that knows of most.
+    fn rounds(&self) -> u64 {
+        let stores = self.nodes.iter().filter_map(SimNode::store);
+        let finished = stores.map(|store| store.generations().iter().map(|(_, _, f)| f).sum());
+        finished.max().unwrap_or(0)
+    }
+
     fn turn_tap(&self, on: bool) {
         if let Some(tap) = &self.tap {
             tap.turn(on);
@@ -551,6 +577,7 @@ impl Run {
             changes: self.board.done(),
             faults: faults.unwrap_or_default(),
             boundaries: self.tap.as_ref().map(Tap::counted).unwrap_or_default(),
+            rounds: self.rounds(),
             converged_ms: self.converged_ms,
             wrong,
         }

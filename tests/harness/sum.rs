@@ -25,6 +25,8 @@ pub struct Sum {
     pub simulated_ms: u64,
     /// The longest that copies took to become equal, without clients, in ms.
     pub converged_ms_max: u64,
+    /// Rounds of reaping that were finished.
+    pub rounds: u64,
     /// Calls of clients.
     pub calls: u64,
     /// Writes that were acknowledged.
@@ -48,6 +50,7 @@ impl Sum {
         let number = |name: &str| report[name].as_u64().unwrap_or(0);
         self.seeds += 1;
         self.simulated_ms += number("simulated_ms");
+        self.rounds += number("rounds");
         self.converged_ms_max = self.converged_ms_max.max(number("converged_ms"));
         self.calls += number("calls");
         self.acked += number("acked");

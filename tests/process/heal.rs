@@ -127,8 +127,8 @@ async fn write_for(cluster: &Cluster, prefix: &'static str, time: Duration) -> u
     acked
 }
 
-/// Waits until all nodes tell the same roots of all partitions.
-async fn until_the_same(cluster: &Cluster) {
+/// Waits until all nodes tell the same roots of all partitions; gives how many keys these have.
+pub async fn until_the_same(cluster: &Cluster) -> u64 {
     let clients: Vec<Client> = cluster
         .endpoints()
         .into_iter()
@@ -139,6 +139,7 @@ async fn until_the_same(cluster: &Cluster) {
                 .expect("a client")
         })
         .collect();
+    let keys = |told: &Roots| told.roots.values().map(|(_, keys)| keys).sum::<u64>();
     let mut last: Vec<Roots> = Vec::new();
     for _ in 0..LOOKS_MAX {
         last.clear();
@@ -147,11 +148,10 @@ async fn until_the_same(cluster: &Cluster) {
         }
         let same = |told: &Roots| told.roots == last[0].roots && told.changing.is_empty();
         if last.len() == clients.len() && last.iter().all(same) {
-            return;
+            return keys(&last[0]);
         }
         tokio::time::sleep(LOOK).await;
     }
-    let keys = |told: &Roots| told.roots.values().map(|(_, keys)| keys).sum::<u64>();
     let keys: BTreeMap<_, _> = last.iter().map(|told| (&told.node, keys(told))).collect();
     panic!("they do not become the same: {keys:?}");
 }

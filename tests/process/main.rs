@@ -11,6 +11,7 @@ mod kill;
 mod leave;
 mod main_job;
 mod operator;
+mod reap;
 mod recover;
 mod rot;
 mod small_disk;

@@ -38,6 +38,9 @@ struct Args {
     /// Change the layout so many times, at most 20, with two more nodes to be added.
     #[arg(long, value_parser = value_parser!(u64).range(..=20))]
     changes: Option<u64>,
+    /// Deleted keys are reaped, whatever the seed.
+    #[arg(long, conflicts_with_all = ["storm_ms", "sweep"])]
+    reap: bool,
     /// One small change instead: `join` or `leave`, of 3 and 4 nodes, under light work.
     #[arg(long, value_parser = wish)]
     sweep: Option<Wish>,
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         noted.note(panic.to_string());
     }));
     let options = Options {
+        reap: args.reap,
         nodes: args.nodes.map(|nodes| nodes as usize),
         clients: args.clients.map(|clients| clients as usize),
         storm_ms: args.storm_ms,
@@ -164,11 +168,12 @@ fn complain(args: &Args, report: &Report, trace: &Trace) {
 
 fn tell(seed: u64, report: &Report) {
     println!(
-        "seed {seed}: {}; {} ms simulated, {} calls, {} writes acknowledged, faults {:?}, changes {:?}, errors {:?}, {}",
+        "seed {seed}: {}; {} ms simulated, {} calls, {} writes acknowledged, {} rounds of reaping, faults {:?}, changes {:?}, errors {:?}, {}",
         report.settings,
         report.simulated_ms,
         report.calls,
         report.acked,
+        report.rounds,
         report.faults,
         report.changes,
         report.errors,
@@ -197,6 +202,7 @@ fn json(seed: u64, report: &Report) -> serde_json::Value {
         "settings": report.settings,
         "simulated_ms": report.simulated_ms,
         "converged_ms": report.converged_ms,
+        "rounds": report.rounds,
         "calls": report.calls,
         "acked": report.acked,
         "errors": report.errors,

@@ -35,7 +35,7 @@ fn repaired() -> Vec<usize> {
     };
     let mut get = Get::new(key.clone(), 1, 1, 0, 2);
     let own = Record::new(&key, object(1).merge(object(2)));
-    get.own(std::sync::Arc::new(own), true);
+    get.own(std::sync::Arc::new(own), true, false);
     get.digest(1, Record::new(&key, object(2)).leaf());
     get.object(1, object(2));
     get.repair()

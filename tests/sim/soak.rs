@@ -105,6 +105,7 @@ fn tell(sum: &Sum, took: Duration, sim: &Path) {
         sum.calls as f64 / took
     );
     println!("acknowledged     {}", sum.acked);
+    println!("rounds of reaping {}", sum.rounds);
     println!("errors           {:?}", sum.errors);
     println!(
         "took             {took:.0} s, {:.1} simulated seconds a second",

@@ -48,6 +48,10 @@ pub struct ClusterStatus {
     pub unclean: u64,
     /// Milliseconds that exchanges and transfers which are due take at the present rate; 0: none, or unknown.
     pub left_ms: u64,
+    /// Milliseconds since the oldest round of reaping began that does not come to its end; 0: none is slow.
+    pub reaping_stalled_ms: u64,
+    /// Members that reaping waits for, some of them.
+    pub reaping_waits_for: Vec<String>,
 }
 
 /// One member, as the node that answered sees it.
@@ -250,6 +254,8 @@ impl Client {
             exchange_age_ms: answer.exchange_age_ms,
             unclean: answer.unclean,
             left_ms: answer.left_ms,
+            reaping_stalled_ms: answer.reaping_stalled_ms,
+            reaping_waits_for: answer.reaping_waits_for,
         })
     }
 

@@ -83,6 +83,7 @@ impl Roster {
     /// What this node asks others with.
     pub fn hello_request(&self) -> peer::HelloRequest {
         peer::HelloRequest {
+            asks_generations: false,
             name: self.me.name.to_string(),
             initial_hash: self.initial_hash,
             store_id: self.me.store_id.0,

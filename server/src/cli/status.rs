@@ -42,6 +42,8 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 "exchange_age_ms": status.exchange_age_ms,
                 "unclean": status.unclean,
                 "left_ms": status.left_ms,
+                "reaping_stalled_ms": status.reaping_stalled_ms,
+                "reaping_waits_for": status.reaping_waits_for,
             }))?;
             return Ok(Exit::Done);
         }
@@ -86,6 +88,9 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 out.say(&words);
             }
         }
+        if let Some(words) = reaping(&status) {
+            out.say(&words);
+        }
         for name in &status.waiting {
             out.say(&format!(
                 "{name} waits to be added: `ringfort layout add {name}`"
@@ -93,6 +98,21 @@ pub fn run(args: &Status, cli: &Cli, out: Out) -> Result<Exit, CliError> {
         }
         Ok(Exit::Done)
     })
+}
+
+/// Whom reaping waits for, if it has waited long.
+fn reaping(status: &ClusterStatus) -> Option<String> {
+    let since = match status.reaping_stalled_ms {
+        0 => return None,
+        ms => HumanDuration(Duration::from_millis(ms)),
+    };
+    let whom = match &status.reaping_waits_for[..] {
+        [] => "other members".to_owned(),
+        names => names.join(", "),
+    };
+    Some(format!(
+        "deleted keys have not been forgotten for {since}: reaping waits for {whom} (`ringfort layout excuse` for one that is gone)"
+    ))
 }
 
 /// Whether the cluster is healed, in one line; if not, what remains and for how long.
@@ -156,6 +176,7 @@ mod tests {
         let mut whole = json!({
             "cluster_id": 1, "epoch": 1, "nodes": [], "under_replicated": 0, "moving": 0, "waiting": [], "healed": false,
             "exchange_age_ms": 0, "unclean": 0, "left_ms": 0,
+            "reaping_stalled_ms": 0, "reaping_waits_for": [],
         });
         let fill = |base: &serde_json::Value, with: &serde_json::Value| {
             let mut all = base.as_object().expect("an object").clone();
@@ -187,6 +208,18 @@ mod tests {
             healing(&ill),
             "healing: b is down, a keeps 4 hints for others, b lacks writes of 7 partitions, c receives 3 partitions anew, \
              2 partitions move, 9 partitions are not known to be the same everywhere; about 61 seconds left"
+        );
+    }
+
+    #[test]
+    fn a_person_sees_whom_reaping_waits_for() {
+        assert_eq!(reaping(&status(json!({}))), None);
+        let slow = status(json!({"reaping_stalled_ms": 300_000, "reaping_waits_for": ["b", "c"]}));
+        assert_eq!(
+            reaping(&slow).as_deref(),
+            Some(
+                "deleted keys have not been forgotten for 5 minutes: reaping waits for b, c (`ringfort layout excuse` for one that is gone)"
+            )
         );
     }
 }

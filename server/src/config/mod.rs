@@ -191,6 +191,10 @@ settings! {
     object_bytes: ByteSize = Some("4MiB"), (value_name = "BYTES");
     /// How long the values that a delete replaced are kept and can be undeleted; the same on all nodes
     soft_delete: Duration = Some("24h"), (value_name = "DURATION");
+    /// How long after that, or after they expired, deleted keys are remembered at least; then they are reaped, once all members take part
+    reap_grace: Duration = Some("10m"), (value_name = "DURATION");
+    /// For tests: allows a reap_grace in which a repeated request is not known any more, and is applied anew
+    reap_early: bool = Some("false"), (value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true);
     /// Bytes a second that are read at most to verify what is stored
     scrub_rate: ByteSize = Some("4MiB"), (value_name = "BYTES");
     /// Everything stored is verified about so often

@@ -6,6 +6,8 @@ use ringfort_ring::{
     NodeName, PARTITIONS_MAX, PARTITIONS_MIN, REPLICAS_MAX, ZONE_LEN_MAX, tokens_for_capacity,
 };
 
+use ringfort_storage::version::APPLIED_AGE_MS_MAX;
+
 use super::{ByteSize, Config, ConfigError, HostPort};
 use crate::limits::{OBJECT_BYTES_MAX, VALUE_BYTES_MAX};
 
@@ -23,6 +25,9 @@ const MAX_COUNT: usize = 1 << 20;
 const MAX_WORKERS: usize = 1024;
 /// The longest timeout that makes sense.
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A request that is repeated so long after it was applied is known to be.
+const REQUESTS_KNOWN: Duration = Duration::from_millis(APPLIED_AGE_MS_MAX);
 
 /// The longest window or interval that makes sense: about ten years.
 const MAX_WINDOW: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
@@ -249,6 +254,16 @@ impl Problems<'_> {
         });
         self.check(c.soft_delete <= MAX_WINDOW, "soft_delete", || {
             format!("is {:?}: must be at most {MAX_WINDOW:?}", c.soft_delete)
+        });
+        self.check(c.reap_grace <= MAX_WINDOW, "reap_grace", || {
+            format!("is {:?}: must be at most {MAX_WINDOW:?}", c.reap_grace)
+        });
+        let fine = c.reap_grace > REQUESTS_KNOWN || c.reap_early;
+        self.check(fine, "reap_grace", || {
+            format!(
+                "is {:?}: must be more than {REQUESTS_KNOWN:?}, for which requests that are repeated are known",
+                c.reap_grace
+            )
         });
         let interval = c.scrub_interval;
         let fine = !interval.is_zero() && interval <= MAX_WINDOW;

@@ -1,8 +1,9 @@
 //! Owners counted anew: before a write, when the layouts have changed since it came; after a definite refusal, when a store
-//! knew of a change before this node did.
+//! knew of a change before this node did, or came to a higher reap generation before it.
 //!
-//! Keeps I3 (a write counts W in each layout that lives by the decree under which it is sent) and I10: sending the object again
-//! after a refusal of its epoch is no retry, happens only once this node knows a newer decree, and mints nothing.
+//! Keeps I3 (a write counts W in each layout that lives by the decree under which it is sent), I4 (what is sent names the reap
+//! generation that it was read under) and I10: sending the object again after a refusal of its epoch or generation is no
+//! retry, happens only once this node knows a newer decree or is at a higher generation, and mints nothing.
 //!
 //! A store that a new layout gives a partition refuses its objects until it has acknowledged that layout. So a write is neither
 //! minted nor sent again before as many owners as it needs are known to have done so: until then it waits, within its deadline
@@ -31,7 +32,7 @@ impl Step<'_> {
         let Some(pending) = self.state.ops.get(id) else {
             return false;
         };
-        if pending.epoch == self.view.epoch() {
+        if pending.epoch == self.view.epoch() && !self.view.has_missed(pending.partition) {
             return true;
         }
         let partition = pending.partition;
@@ -109,8 +110,43 @@ impl Step<'_> {
         true
     }
 
-    /// What was refused for its epoch is sent again, if this node has heard of the newer one by now, and what waits for owners
-    /// goes on, if enough of them take it by now.
+    /// A store is at a higher reap generation of an operation's partition, and nothing was stored or told there. Gives whether that was
+    /// dealt with: a write is sent again as soon as this node is at a higher one, too; a read begins anew if it is by now.
+    pub fn refused_as_older(
+        &mut self,
+        peer: PeerId,
+        id: OpId,
+        (generation, floor): (u64, u64),
+    ) -> bool {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return false;
+        };
+        let partition = pending.partition;
+        if self.parts.store.generation(partition.0) < floor {
+            self.state.newer.push((partition, generation, floor));
+            return false;
+        }
+        let Some(place) = pending.owners.place_of(peer) else {
+            return false;
+        };
+        match &mut pending.phase {
+            Phase::Writing(writing) => {
+                let is_news = writing.put.waits_for(place) && generation > writing.generation;
+                if is_news && !std::mem::replace(&mut writing.outdated, true) {
+                    self.send_again_or_wait(id);
+                }
+                is_news
+            }
+            Phase::Reading(reading) => {
+                let is_awaited = reading.get.waits_for(place) && !reading.answered;
+                is_awaited && self.begin_anew_if_reaped(id)
+            }
+            Phase::Loading(_) | Phase::Forwarded(_) => false,
+        }
+    }
+
+    /// What was refused for its epoch or its generation is sent again, if this node knows the newer one by now, and what waits for
+    /// owners goes on, if enough of them take it by now.
     pub fn view_changed(&mut self) {
         for id in std::mem::take(&mut self.state.waiting) {
             match self.state.ops.get(id).map(|pending| &pending.phase) {
@@ -128,8 +164,12 @@ impl Step<'_> {
         let Phase::Writing(writing) = &pending.phase else {
             return;
         };
-        let newer = pending.epoch < self.view.epoch();
-        if newer && self.view.is_taken(pending.partition, writing.w) {
+        let partition = pending.partition;
+        let may_go = match pending.epoch < self.view.epoch() {
+            true => self.view.is_taken(partition, writing.w),
+            false => writing.generation < self.parts.store.generation(partition.0),
+        };
+        if may_go {
             self.send_again(id);
         } else {
             self.state.waiting.push(id);
@@ -168,15 +208,20 @@ impl Step<'_> {
             return self.finish(id, Err(failure));
         }
         let key = pending.key.clone();
+        let generation = self.parts.store.generation(pending.partition.0);
         match self.parts.store.read(&key) {
             Read::Miss => self.load(id, key),
-            read => self.read_again(id, read),
+            read => self.read_again(id, read, generation),
         }
     }
 
-    /// The object was read again.
-    pub fn read_again(&mut self, id: OpId, read: Read) {
+    /// The object was read again, under that reap generation.
+    pub fn read_again(&mut self, id: OpId, read: Read, generation: u64) {
         if let Read::Found(record) = read {
+            let pending = self.state.ops.get_mut(id);
+            if let Some(Phase::Writing(writing)) = pending.map(|pending| &mut pending.phase) {
+                writing.generation = generation;
+            }
             return self.send_object(id, &record);
         }
         let Some(pending) = self.state.ops.get(id) else {

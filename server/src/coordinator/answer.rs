@@ -50,12 +50,7 @@ impl Step<'_> {
             self.state.running.leave(request);
         }
         if let Phase::Reading(reading) = pending.phase {
-            self.repair(
-                &pending.key,
-                pending.partition,
-                pending.owners,
-                &reading.get,
-            );
+            self.repair(&pending.key, pending.partition, pending.owners, &reading);
         }
     }
 

@@ -61,6 +61,8 @@ impl Step<'_> {
         if !writing.put.waits_for(place) || owners.has_fallback(place) {
             return;
         }
+        // Before the object is read.
+        let generation = self.parts.store.generation(partition.0);
         // In memory, since it was written just now; if not, the owner is marked when the operation ends.
         let Read::Found(record) = self.parts.store.read(&key) else {
             return;
@@ -80,13 +82,13 @@ impl Step<'_> {
         }
         let object = encode_object(record.object());
         if let Some(pending) = self.state.ops.get(id) {
-            let store = self.hint_of(id, pending, object);
+            let store = self.hint_of(id, pending, (object, generation));
             self.send(peer, Item::Store(store));
         }
     }
 
     /// The object of a write, to be held for its owners.
-    pub fn hint_of(&self, id: OpId, pending: &Pending, object: bytes::Bytes) -> peer::Store {
+    pub fn hint_of(&self, id: OpId, pending: &Pending, object: (bytes::Bytes, u64)) -> peer::Store {
         peer::Store {
             hint: true,
             ..self.store_of(id, pending, object)

@@ -55,6 +55,7 @@ use crate::{
     marks::Marks,
     peer::{LinkEvents, Links, PeerId},
     pool::EnginePool,
+    reaper::Missed,
     view::Views,
 };
 
@@ -93,6 +94,8 @@ pub struct CoordinatorParts {
     pub counters: Arc<Counters>,
     /// Which stores lack something.
     pub marks: Arc<Marks>,
+    /// Partitions of which this store has missed a round of reaping.
+    pub missed: Arc<Missed>,
     /// The client id of requests that came without one: random, of this process alone.
     pub client_id: u64,
 }
@@ -147,6 +150,11 @@ impl Coordinator {
 
     /// The view has changed: what was refused for its epoch is sent again.
     pub fn on_view(&self) {
+        self.event(|step| step.view_changed());
+    }
+
+    /// Partitions have come to other reap generations: what was refused as older is sent again.
+    pub fn on_generations(&self) {
         self.event(|step| step.view_changed());
     }
 
@@ -222,6 +230,9 @@ impl Coordinator {
                 lacking.filter_map(|(peer, partition)| Some((links.store(peer)?, partition)));
             self.parts.marks.mark(pairs);
         }
+        for (partition, generation, floor) in outcome.newer {
+            self.parts.missed.heard(partition, generation, floor);
+        }
         if !outcome.loads.is_empty() {
             self.load(outcome.loads);
         }
@@ -234,9 +245,12 @@ impl Coordinator {
         let (ids, keys): (Vec<OpId>, Vec<Key>) = loads.into_iter().unzip();
         let (me, store, late) = (self.me.clone(), self.parts.store.clone(), ids.clone());
         let job = move || {
+            let partitions = keys.iter().map(|key| store.partition_of(key.token()));
+            // Before they are read: the objects may be older than a round of reaping that begins meanwhile.
+            let generations = partitions.map(|p| store.generation(p)).collect();
             let reads = store.load(&keys);
             if let Some(me) = me.upgrade() {
-                me.on_loaded(late, reads);
+                me.on_loaded(late, reads, generations);
             }
         };
         if self.parts.pool.submit(Box::new(job)).is_err() {
@@ -244,11 +258,16 @@ impl Coordinator {
         }
     }
 
-    fn on_loaded(&self, ids: Vec<OpId>, reads: Result<Vec<Read>, EngineError>) {
+    fn on_loaded(
+        &self,
+        ids: Vec<OpId>,
+        reads: Result<Vec<Read>, EngineError>,
+        generations: Vec<u64>,
+    ) {
         self.event(|step| match reads {
             Ok(reads) => {
-                for (id, read) in ids.into_iter().zip(reads) {
-                    step.loaded(id, read);
+                for ((id, read), generation) in ids.into_iter().zip(reads).zip(generations) {
+                    step.loaded(id, read, generation);
                 }
             }
             Err(error) => {

@@ -168,8 +168,10 @@ pub(super) struct Intent {
 /// A write after its dot was minted (or found to be minted before).
 pub(super) struct Writing {
     pub put: Put,
-    /// A store knew a newer decree: it is to be sent again once this node knows it, too.
+    /// A store knew a newer decree, or is at a higher reap generation: it is to be sent again once this node is as far, too.
     pub outdated: bool,
+    /// The reap generation that the object was read under, as it was sent.
+    pub generation: u64,
     pub w: Option<u32>,
     pub buffered: bool,
     pub strict: bool,
@@ -190,6 +192,12 @@ pub(super) struct Reading {
     pub answered: bool,
     /// Whether the answer tells what can be undeleted.
     pub tells_deleted: bool,
+    /// The reap generation that it began under: replies of before and after a round do not go together.
+    pub generation: u64,
+    /// The lowest that anything of the merge was read under.
+    pub lowest: u64,
+    /// How often it began anew.
+    pub restarts: u8,
 }
 
 /// How far an operation is.

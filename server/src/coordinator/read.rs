@@ -14,7 +14,7 @@ use ringfort_storage::{
 };
 
 use super::{
-    pending::{Intent, Owners, Phase, Reading},
+    pending::{Intent, Owners, Pending, Phase, Reading},
     slab::OpId,
     step::Step,
 };
@@ -25,6 +25,11 @@ use crate::{
     wire::encode_object,
 };
 
+/// How often a read may begin anew because of reaping.
+const RESTARTS_MAX: u8 = 3;
+/// When to try again after that.
+const RETRY_AFTER_REAPING: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// The id of a store that nobody waits for.
 const NOBODY: u64 = 0;
 
@@ -32,30 +37,38 @@ impl Step<'_> {
     /// A read that has not begun.
     pub fn new_reading(key: Key, owners: Owners, need: u32, then: Option<Intent>) -> Reading {
         Reading {
-            get: Get::new(
-                key,
-                owners.len(),
-                owners.fallback_count(),
-                owners.own().unwrap_or(0),
-                need,
-            ),
+            get: Self::new_get(key, owners, need),
             then,
             answered: false,
             tells_deleted: false,
+            generation: 0,
+            lowest: u64::MAX,
+            restarts: 0,
         }
+    }
+
+    fn new_get(key: Key, owners: Owners, need: u32) -> Get {
+        let own = owners.own().unwrap_or(0);
+        Get::new(key, owners.len(), owners.fallback_count(), own, need)
     }
 
     /// Asks all other owners for digests, and fallbacks for those of hints, and reads the own copy.
     pub fn begin_read(&mut self, id: OpId) {
-        let Some(pending) = self.state.ops.get(id) else {
+        let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
         let (key, owners) = (pending.key.clone(), pending.owners);
+        // Before anything is read.
+        let generation = self.parts.store.generation(pending.partition.0);
+        if let Phase::Reading(reading) = &mut pending.phase {
+            (reading.generation, reading.lowest) = (generation, generation);
+        }
         for (place, peer) in owners.others().chain(owners.fallbacks()) {
             let digest = peer::Digest {
                 id: id.0,
                 key: key.framed().clone(),
                 hint: owners.is_fallback(place),
+                reap_generation: generation,
             };
             self.send(peer, Item::Digest(digest));
         }
@@ -76,12 +89,17 @@ impl Step<'_> {
         // Of a partition that was given away meanwhile it may have found what the erasing left.
         let counts = self.view.answers_reads(pending.partition);
         let fetch = match read {
-            Read::Found(record) if counts => reading.get.own(record, true),
+            Read::Found(record) if counts => {
+                // It still merges, so that what others have of before the delete does not show.
+                let is_absent = self.parts.store.is_absent(&pending.key, record.leaf());
+                reading.get.own(record, true, is_absent)
+            }
             Read::Found(_) | Read::Miss | Read::Quarantined => {
                 let nothing = Arc::new(Record::new(&pending.key, Object::empty()));
-                reading.get.own(nothing, false)
+                reading.get.own(nothing, false, false)
             }
         };
+        let reap_generation = reading.generation;
         let (owners, key) = (pending.owners, pending.key.framed().clone());
         for place in fetch.iter() {
             if let Some(peer) = owners.peer(place) {
@@ -89,6 +107,7 @@ impl Step<'_> {
                     id: id.0,
                     key: key.clone(),
                     hint: owners.is_fallback(place),
+                    reap_generation,
                 };
                 self.send(peer, Item::Fetch(fetch));
             }
@@ -112,6 +131,7 @@ impl Step<'_> {
                 id: id.0,
                 key: pending.key.framed().clone(),
                 hint: pending.owners.is_fallback(place),
+                reap_generation: reading.generation,
             };
             self.send(peer, Item::Fetch(fetch));
         } else {
@@ -119,18 +139,53 @@ impl Step<'_> {
         }
     }
 
-    /// A peer sent its whole object.
-    pub fn fetched(&mut self, peer: PeerId, id: OpId, object: Object) {
+    /// A peer sent its whole object, read under that reap generation.
+    pub fn fetched(&mut self, peer: PeerId, id: OpId, object: Object, read_under: u64) {
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
         };
         let Some(place) = pending.owners.place_of(peer) else {
             return;
         };
+        let floor = self.parts.store.floor(pending.partition.0);
         if let Phase::Reading(reading) = &mut pending.phase {
-            reading.get.object(place, object);
+            if read_under < floor {
+                // Of before a round that is finished: it may show what was deleted then.
+                reading.get.fail(place);
+            } else {
+                reading.lowest = reading.lowest.min(read_under);
+                reading.get.object(place, object);
+            }
             self.advance_read(id);
         }
+    }
+
+    /// Begins a read anew if this store has come to another reap generation since it began: some of its replies may be of before
+    /// a round, and others of after it. Gives whether that was so.
+    pub fn begin_anew_if_reaped(&mut self, id: OpId) -> bool {
+        let Some(pending) = self.state.ops.get_mut(id) else {
+            return false;
+        };
+        let (owners, key) = (pending.owners, pending.key.clone());
+        let Phase::Reading(reading) = &mut pending.phase else {
+            return false;
+        };
+        if reading.generation == self.parts.store.generation(pending.partition.0) {
+            return false;
+        }
+        if reading.restarts == RESTARTS_MAX {
+            let why = "deleted keys around this one are being reaped";
+            let failure = Failure::new(Reason::Overloaded, why);
+            self.finish(id, Err(failure.retry_after(RETRY_AFTER_REAPING)));
+            return true;
+        }
+        reading.restarts += 1;
+        reading.get = Self::new_get(key, owners, reading.get.need());
+        // A late reply to what was asked before is not taken for one to what is asked now.
+        if let Some(id) = self.rename(id) {
+            self.begin_read(id);
+        }
+        true
     }
 
     /// Answers a read that is decided, and ends one that is complete.
@@ -148,7 +203,15 @@ impl Step<'_> {
                     let failure = hopeless(&reading.get);
                     return self.finish(id, Err(failure));
                 }
+                Verdict::Ready if self.begin_anew_if_reaped(id) => return,
                 Verdict::Ready => {
+                    let Some(Pending {
+                        phase: Phase::Reading(reading),
+                        ..
+                    }) = self.state.ops.get_mut(id)
+                    else {
+                        return;
+                    };
                     reading.answered = true;
                     match reading.then.take() {
                         None => {
@@ -178,12 +241,7 @@ impl Step<'_> {
             return;
         };
         if let Phase::Reading(reading) = pending.phase {
-            self.repair(
-                &pending.key,
-                pending.partition,
-                pending.owners,
-                &reading.get,
-            );
+            self.repair(&pending.key, pending.partition, pending.owners, &reading);
         }
     }
 
@@ -217,14 +275,15 @@ impl Step<'_> {
         if !self.view.takes_writes(pending.partition) {
             return self.write_after_read(id, intent);
         }
-        match self
-            .parts
-            .store
-            .merge(&pending.key, record.object().clone())
-        {
+        let Phase::Reading(reading) = &pending.phase else {
+            return;
+        };
+        let object = record.object().clone();
+        let merged = self.parts.store.merge(&pending.key, object, reading.lowest);
+        match merged {
             Ok(_) => self.write_after_read(id, intent),
-            Err(full) => {
-                let failure = Failure::new(Reason::Overloaded, full.to_string());
+            Err(refused) => {
+                let failure = Failure::new(Reason::Overloaded, refused.to_string());
                 self.finish(id, Err(failure));
             }
         }
@@ -271,8 +330,10 @@ impl Step<'_> {
     }
 
     /// Brings the owners whose copies differ up to the merged object.
-    pub fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, get: &Get) {
-        let Some(repair) = get.repair() else { return };
+    pub fn repair(&mut self, key: &Key, partition: PartitionId, owners: Owners, reading: &Reading) {
+        let Some(repair) = reading.get.repair() else {
+            return;
+        };
         let (leaf, now_ms) = (repair.record.leaf(), self.steady_ms);
         let due = self.state.repairs.due(key, leaf, repair.owners, now_ms);
         let spared = repair.owners.without(due).len();
@@ -296,6 +357,7 @@ impl Step<'_> {
                         key,
                         object,
                         buffered: true,
+                        reap_generation: reading.lowest,
                         epoch: self.view.epoch().0,
                         ..peer::Store::default()
                     };
@@ -304,8 +366,10 @@ impl Step<'_> {
                 // A layout that has ended since the read began gave it to this node: kept here now it would be nobody's.
                 None if !self.view.takes_writes(partition) => {}
                 None => {
-                    if let Err(full) = self.parts.store.merge(key, repair.record.object().clone()) {
-                        tracing::debug!(%full, "a repair of the own copy waits for the next one");
+                    let object = repair.record.object().clone();
+                    let merged = self.parts.store.merge(key, object, reading.lowest);
+                    if let Err(refused) = merged {
+                        tracing::debug!(%refused, "a repair of the own copy waits for the next one");
                     }
                 }
             }

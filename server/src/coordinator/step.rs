@@ -55,6 +55,8 @@ pub(super) struct State {
     pub deliveries: Deliveries,
     /// Peers that lack something of a partition: what was not sent, or not acknowledged. Of one event.
     pub lacking: Vec<(PeerId, PartitionId)>,
+    /// Partitions that others are at a higher reap generation of, with that and the floor. Of one event.
+    pub newer: Vec<(PartitionId, u64, u64)>,
 }
 
 /// The peers of a view's members.
@@ -83,6 +85,7 @@ impl State {
             loads: Vec::new(),
             deliveries: Deliveries::default(),
             lacking: Vec::new(),
+            newer: Vec::new(),
         }
     }
 
@@ -97,6 +100,7 @@ pub(super) struct Outcome {
     pub loads: Loads,
     pub deliveries: Deliveries,
     pub lacking: Vec<(PeerId, PartitionId)>,
+    pub newer: Vec<(PartitionId, u64, u64)>,
 }
 
 /// One event being played.
@@ -166,6 +170,7 @@ impl<'a> Step<'a> {
             loads: mem::take(&mut state.loads),
             deliveries: mem::take(&mut state.deliveries),
             lacking: mem::take(&mut state.lacking),
+            newer: mem::take(&mut state.newer),
         }
     }
 
@@ -227,7 +232,10 @@ impl<'a> Step<'a> {
         }
         for fetched in replies.fetched {
             match decode_object(fetched.object) {
-                Ok(object) => self.fetched(peer, OpId(fetched.id), object),
+                Ok(object) => {
+                    let read_under = fetched.reap_generation;
+                    self.fetched(peer, OpId(fetched.id), object, read_under);
+                }
                 Err(why) => {
                     tracing::warn!(%why, "a peer sent an object that is none");
                     self.peer_failed(peer, OpId(fetched.id), Failed::Refused);
@@ -241,8 +249,15 @@ impl<'a> Step<'a> {
                 "a peer refused"
             );
             let id = OpId(refused.id);
-            let stale = refused.reason == Reason::StaleEpoch.as_str();
-            if !(stale && self.refused_as_stale(peer, id, Epoch(refused.epoch))) {
+            let is_dealt_with = match Reason::from_name(&refused.reason) {
+                Some(Reason::StaleEpoch) => self.refused_as_stale(peer, id, Epoch(refused.epoch)),
+                Some(Reason::StaleGeneration) => {
+                    let at = (refused.reap_generation, refused.reap_floor);
+                    self.refused_as_older(peer, id, at)
+                }
+                _ => false,
+            };
+            if !is_dealt_with {
                 self.peer_failed(peer, id, Failed::Refused);
             }
         }
@@ -329,12 +344,13 @@ impl<'a> Step<'a> {
         }
     }
 
-    pub fn loaded(&mut self, id: OpId, read: Read) {
+    /// A key was loaded, after its partition was at that reap generation.
+    pub fn loaded(&mut self, id: OpId, read: Read, generation: u64) {
         let phase = self.state.ops.get(id).map(|pending| &pending.phase);
         match phase {
             Some(Phase::Loading(_)) => self.apply(id),
             Some(Phase::Reading(_)) => self.own_read(id, read),
-            Some(Phase::Writing(_)) => self.read_again(id, read),
+            Some(Phase::Writing(_)) => self.read_again(id, read, generation),
             _ => {}
         }
     }

@@ -59,14 +59,16 @@ impl Step<'_> {
                 record,
                 sequence,
                 live_siblings,
+                generation,
                 ..
             })
             | Ok(Written::Repeated {
                 record,
                 sequence,
                 live_siblings,
+                generation,
             }) => {
-                self.replicate(id, &record, sequence, live_siblings);
+                self.replicate(id, &record, (sequence, generation), live_siblings);
             }
             Ok(Written::Miss) if intent.loads < LOADS_MAX => {
                 intent.loads += 1;
@@ -84,7 +86,13 @@ impl Step<'_> {
     }
 
     /// The dot is minted: whole object to all owners, answer at W.
-    fn replicate(&mut self, id: OpId, record: &Arc<Record>, sequence: u64, live: usize) {
+    fn replicate(
+        &mut self,
+        id: OpId,
+        record: &Arc<Record>,
+        (sequence, generation): (u64, u64),
+        live: usize,
+    ) {
         let cluster = self.view.cluster().0;
         let Some(pending) = self.state.ops.get_mut(id) else {
             return;
@@ -109,6 +117,7 @@ impl Step<'_> {
         pending.phase = Phase::Writing(Writing {
             put,
             outdated: false,
+            generation,
             w,
             buffered,
             strict,
@@ -134,8 +143,13 @@ impl Step<'_> {
         put
     }
 
-    /// The object of a write, for an owner.
-    pub fn store_of(&self, id: OpId, pending: &Pending, object: Bytes) -> peer::Store {
+    /// The object of a write, as it was read under that reap generation, for an owner.
+    pub fn store_of(
+        &self,
+        id: OpId,
+        pending: &Pending,
+        (object, generation): (Bytes, u64),
+    ) -> peer::Store {
         let (buffered, floor) = match &pending.phase {
             Phase::Writing(writing) => (writing.buffered, writing.floor),
             _ => Default::default(),
@@ -145,7 +159,7 @@ impl Step<'_> {
             key: pending.key.framed().clone(),
             object,
             buffered,
-            reap_generation: self.parts.store.generation(pending.partition.0),
+            reap_generation: generation,
             client: floor.client,
             lowest_unanswered: floor.lowest_unanswered,
             epoch: pending.epoch.0,
@@ -163,7 +177,8 @@ impl Step<'_> {
         };
         let owners = pending.owners;
         let (buffered, sequence) = (writing.buffered, writing.sequence);
-        let store = self.store_of(id, pending, encode_object(record.object()));
+        let object = (encode_object(record.object()), writing.generation);
+        let store = self.store_of(id, pending, object);
         let fewer = usize::from(is_planted(Mutant::SendToFewer));
         for (_, peer) in owners.others().skip(fewer) {
             self.send(peer, Item::Store(store.clone()));

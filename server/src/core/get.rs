@@ -51,6 +51,8 @@ pub struct Get {
     base: Option<Arc<Record>>,
     /// The base merged with what was fetched; `None` while the base is all.
     merged: Option<Arc<Record>>,
+    /// The own copy counts as nothing where it is compared, since it is about to be reaped. It still merges.
+    own_is_absent: bool,
 }
 
 /// What a finished read leaves to do: bring `owners` up to `record`.
@@ -78,11 +80,14 @@ impl Get {
             asked,
             base: None,
             merged: None,
+            own_is_absent: false,
         }
     }
 
-    /// This node's own copy, and whether it counts toward R. Returns the owners to fetch whole objects from.
-    pub fn own(&mut self, record: Arc<Record>, countable: bool) -> OwnerSet {
+    /// This node's own copy, whether it counts toward R, and whether it is about to be reaped. Returns the owners to fetch whole
+    /// objects from.
+    pub fn own(&mut self, record: Arc<Record>, countable: bool, is_absent: bool) -> OwnerSet {
+        self.own_is_absent = is_absent;
         self.replies[self.own] = if countable {
             Reply::Merged(record.leaf())
         } else {
@@ -201,8 +206,12 @@ impl Get {
             true => self.asked,
             false => self.owners,
         };
+        let own = self.base.as_ref().map(|base| base.leaf());
+        // What is about to be reaped is not brought back to those who have nothing any more.
+        let is_absent = self.own_is_absent && own == Some(record.leaf());
+        let is_same = |leaf| leaf == record.leaf() || is_absent && leaf == 0;
         for owner in 0..last {
-            if matches!(self.replies[owner], Reply::Merged(leaf) if leaf != record.leaf()) {
+            if matches!(self.replies[owner], Reply::Merged(leaf) if !is_same(leaf)) {
                 owners.insert(owner);
             }
         }

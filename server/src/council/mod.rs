@@ -25,7 +25,7 @@ use ringfort_proto::{
     peer::{self, peer_client::PeerClient},
 };
 use ringfort_ring::{
-    ClusterId, DecodeError, Decree, History, Layout, Member, StoreId, Trackers, TwoDecrees,
+    ClusterId, DecodeError, Decree, Epoch, History, Layout, Member, StoreId, Trackers, TwoDecrees,
     consensus::{Acceptor, Effect, Promises, Request, Response, Seat},
 };
 use ringfort_storage::{
@@ -321,6 +321,15 @@ impl Council {
         tracing::info!(ack = %higher.ack, merged = %higher.merged, flipped = %higher.flipped, "so far through the change");
         self.told(&state);
         Ok(())
+    }
+
+    /// Does `work` if the newest decree is of that epoch, and one layout lives; none comes meanwhile, and this store acknowledges
+    /// none. Blocks.
+    pub fn while_settled_at<T>(&self, epoch: Epoch, work: impl FnOnce() -> T) -> Option<T> {
+        let state = self.state();
+        let decree = state.history.decree();
+        let is_settled = decree.epoch() == epoch && decree.live().len() == 1;
+        is_settled.then(work)
     }
 
     /// Told of every change of what this node knows.

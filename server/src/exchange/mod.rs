@@ -37,6 +37,7 @@ use crate::{
     net::Net,
     peer::{Bulk, Fences, Links},
     pool::EnginePool,
+    reaper::Missed,
     view::{View, Views},
 };
 
@@ -65,6 +66,8 @@ pub struct Parts {
     pub links: Arc<Links>,
     /// What is due, and where it tells how far it is.
     pub board: Arc<Board>,
+    /// Partitions of which this store has missed a round of reaping.
+    pub missed: Arc<Missed>,
     /// Bytes a second, at most.
     pub bytes_per_s: u64,
 }

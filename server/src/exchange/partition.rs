@@ -13,7 +13,6 @@ use ringfort_proto::{
 use ringfort_ring::{PartitionId, StoreId};
 use ringfort_storage::{
     Key,
-    merkle::BUCKETS,
     store::{Folds, Leaves, Read},
 };
 
@@ -21,7 +20,7 @@ use super::{
     Exchanger,
     board::Outcome,
     mend::{Ask, Mend},
-    round::{Setback, other_answer},
+    round::{Buckets, Setback, other_answer},
 };
 use crate::{
     counters::add,
@@ -47,7 +46,7 @@ pub(super) struct Job<'a> {
     pub store: StoreId,
     pub partition: PartitionId,
     /// The other's buckets; `None`: it cannot tell them now.
-    pub theirs: Option<&'a [u64; BUCKETS]>,
+    pub theirs: Option<&'a Buckets>,
 }
 
 /// What is done so far.
@@ -95,19 +94,29 @@ impl Exchanger {
         let Some(theirs) = job.theirs else {
             return Ok(None);
         };
-        let partition = job.partition.0;
+        let (partition, generation) = (job.partition.0, theirs.generation);
         let tree = self.local.block(move |store| {
             let mut folds = Folds(FOLDS_A_TURN);
             store.exact_tree(partition, &mut folds)
         });
+        self.is_at(job, generation)?;
         let Some(tree) = tree.await? else {
             return Ok(None);
         };
-        let both = tree.buckets().iter().zip(theirs).enumerate();
+        self.is_at(job, generation)?;
+        let both = tree.buckets().iter().zip(&theirs.hashes).enumerate();
         let differing = both.filter(|(_, (mine, theirs))| mine != theirs);
         Ok(Some(
             differing.fold(0, |bits, (bucket, _)| bits | 1 << bucket),
         ))
+    }
+
+    /// Goes on while this store's copy is of that reap generation.
+    fn is_at(&self, job: &Job<'_>, generation: u64) -> Result<(), Setback> {
+        match self.parts.store.generation(job.partition.0) == generation {
+            true => Ok(()),
+            false => Err(Setback::Reaping),
+        }
     }
 
     /// Compares a page of leaves. Gives its bytes; so for all steps.
@@ -131,12 +140,16 @@ impl Exchanger {
             return Err(other_answer(job.store));
         };
         let bytes = prost::Message::encoded_len(&told) as u64;
+        let generation = told.reap_generation;
+        self.is_at(job, generation)?;
         let theirs = told_leaves(job, told, after.as_ref())?;
         let partition = job.partition.0;
         let mine = self.local.block(move |store| {
             store.leaves(partition, buckets, after.as_ref(), SCAN_KEYS_MAX as usize)
         });
-        done.mend.compare(&mine.await?, &theirs);
+        let mine = mine.await?;
+        self.is_at(job, generation)?;
+        done.mend.compare(&mine, &theirs);
         Ok(bytes)
     }
 
@@ -158,13 +171,14 @@ impl Exchanger {
         if told.moved.is_empty() || told.moved.len() > keys.len() || !fits {
             return Err(bad(job, "other keys than were asked for"));
         }
+        let read_under = told.reap_generation;
         let (count, mut bytes) = (told.moved.len(), 0);
         let mut merged = Vec::with_capacity(count);
         for moved in told.moved {
             bytes += moved.object.len() as u64;
             match checked(job.view, job.partition.0, &moved).map_err(|why| bad(job, &why))? {
                 Some((key, object)) => {
-                    let sequence = self.merge(job, &key, object).await?;
+                    let sequence = self.merge(job, &key, object, read_under).await?;
                     done.sequence = done.sequence.max(sequence);
                     merged.push((key, moved.leaf));
                 }
@@ -198,11 +212,16 @@ impl Exchanger {
         job: &Job<'_>,
         key: &Key,
         object: ringfort_storage::version::Object,
+        read_under: u64,
     ) -> Result<u64, Setback> {
         let (views, store) = (&self.parts.views, &self.parts.store);
         for _ in 0..FULL_TRIES {
-            match merge_owned(views, store, job.partition.0, key, object.clone()) {
+            let partition = job.partition.0;
+            match merge_owned(views, store, partition, key, object.clone(), read_under) {
                 Ok(sequence) => return Ok(sequence),
+                Err(older) if older.reason == Reason::StaleGeneration => {
+                    return Err(Setback::Reaping);
+                }
                 Err(full) if full.reason == Reason::Overloaded => {
                     tokio::time::sleep(FULL_REST).await;
                 }
@@ -215,7 +234,9 @@ impl Exchanger {
     }
 
     async fn push(&self, job: &Job<'_>, keys: Vec<Key>, done: &mut Done) -> Result<u64, Setback> {
+        let partition = job.partition.0;
         let read = self.local.block(move |store| {
+            let generation = store.generation(partition);
             let (mut moved, mut bytes, mut count) = (Vec::new(), 0, 0);
             for key in &keys {
                 let found = object_to_send(store, key)?;
@@ -226,15 +247,15 @@ impl Exchanger {
                     break;
                 }
             }
-            Ok::<_, ringfort_storage::engine::EngineError>((moved, bytes, count))
+            Ok::<_, ringfort_storage::engine::EngineError>((moved, bytes, count, generation))
         });
-        let (moved, bytes, count) = read.await?;
+        let (moved, bytes, count, reap_generation) = read.await?;
         done.skipped += count - moved.len();
         let pushed = moved.len();
         if pushed > 0 {
             let question = Question::Push(ComparePush {
                 partition: job.partition.0,
-                reap_generation: 0,
+                reap_generation,
                 moved,
             });
             let Answer::Push(_) = self.ask(job.view, job.store, question).await? else {

@@ -1,6 +1,6 @@
 //! One round with one store: the roots of all that is due, then each partition that differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use ringfort_proto::{
@@ -32,7 +32,7 @@ use crate::{
     peer::{
         bulk::Unreached,
         compare::{BUCKETS_AT_ONCE, FOLDS_A_TURN, ROOTS_A_TURN},
-        owned::durable_within,
+        owned::{durable_within, named_generation},
     },
     view::View,
 };
@@ -64,6 +64,9 @@ pub(super) enum Setback {
     /// The layouts have changed.
     #[error("the layout has changed")]
     Changed,
+    /// A round of reaping has begun.
+    #[error("the copies are not of one reap generation")]
+    Reaping,
 }
 
 impl Setback {
@@ -72,10 +75,13 @@ impl Setback {
         match self {
             Setback::Unreached(unreached) => {
                 let refusal = unreached.refusal.as_ref().map(|failure| failure.reason);
-                !matches!(refusal, Some(Reason::NotSynced | Reason::TooLarge))
+                !matches!(
+                    refusal,
+                    Some(Reason::NotSynced | Reason::TooLarge | Reason::StaleGeneration)
+                )
             }
             Setback::Changed => true,
-            Setback::Bad { .. } | Setback::Here(_) => false,
+            Setback::Bad { .. } | Setback::Here(_) | Setback::Reaping => false,
         }
     }
 }
@@ -85,6 +91,19 @@ impl From<EngineError> for Setback {
         // The store says so itself, and the node ends.
         Setback::Here(error.to_string())
     }
+}
+
+/// The root of a partition here, and the reap generation that it was computed under.
+struct MyRoot {
+    partition: PartitionId,
+    root: Root,
+    generation: u64,
+}
+
+/// The buckets of a partition at another store, and the reap generation that they were computed under.
+pub(super) struct Buckets {
+    pub hashes: [u64; BUCKETS],
+    pub generation: u64,
 }
 
 impl Exchanger {
@@ -205,7 +224,7 @@ impl Exchanger {
     }
 
     /// Own roots, and what they stand for is durable. Those that change too fast are left out.
-    async fn roots(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Root)>, Setback> {
+    async fn roots(&self, partitions: &[PartitionId]) -> Result<Vec<MyRoot>, Setback> {
         let mut roots = Vec::with_capacity(partitions.len());
         let mut last = 0;
         for some in partitions.chunks(ROOTS_A_TURN) {
@@ -213,8 +232,15 @@ impl Exchanger {
             let turn = self.local.block(move |store| {
                 let mut folds = Folds(FOLDS_A_TURN);
                 let root = |partition: &PartitionId| {
+                    let generation = store.generation(partition.0);
                     let root = store.root(partition.0, &mut folds);
-                    root.map(|root| Some((*partition, root?))).transpose()
+                    let mine = |root| MyRoot {
+                        partition: *partition,
+                        root,
+                        generation,
+                    };
+                    let is_same = |_: &Root| store.generation(partition.0) == generation;
+                    root.map(|root| root.filter(is_same).map(mine)).transpose()
                 };
                 some.iter().filter_map(root).collect::<Result<Vec<_>, _>>()
             });
@@ -230,22 +256,28 @@ impl Exchanger {
         &self,
         view: &View,
         store: StoreId,
-        roots: &[(PartitionId, Root)],
+        roots: &[MyRoot],
     ) -> Result<Verdict, Setback> {
         let question = Question::Roots(CompareRoots {
-            partitions: roots.iter().map(|(partition, _)| partition.0).collect(),
-            roots: roots.iter().map(|(_, root)| root.hash).collect(),
-            reap_generations: Vec::new(),
+            partitions: roots.iter().map(|mine| mine.partition.0).collect(),
+            roots: roots.iter().map(|mine| mine.root.hash).collect(),
+            reap_generations: roots.iter().map(|mine| mine.generation).collect(),
             mended: self.mended(store),
         });
         let Answer::Roots(told) = self.ask(view, store, question).await? else {
             return Err(other_answer(store));
         };
-        let asked: BTreeMap<u32, ()> = roots.iter().map(|(p, _)| (p.0, ())).collect();
+        let asked: BTreeSet<u32> = roots.iter().map(|mine| mine.partition.0).collect();
         let all = told.equal.iter().chain(&told.differ).chain(&told.unsynced);
-        if all.clone().any(|partition| !asked.contains_key(partition)) {
+        let mut all = all.chain(&told.missed);
+        if all.any(|partition| !asked.contains(partition)) {
             let why = "roots that were not asked for".to_owned();
             return Err(Setback::Bad { store, why });
+        }
+        let newer = told.reap_generations.iter().zip(&told.reap_floors);
+        for (partition, (generation, floor)) in told.missed.iter().zip(newer) {
+            let missed = &self.parts.missed;
+            missed.heard(PartitionId(*partition), *generation, *floor);
         }
         let ids = |list: Vec<u32>| list.into_iter().map(PartitionId).collect();
         Ok(Verdict {
@@ -280,19 +312,24 @@ impl Exchanger {
         view: &View,
         store: StoreId,
         partitions: &[PartitionId],
-    ) -> Result<BTreeMap<PartitionId, [u64; BUCKETS]>, Setback> {
+    ) -> Result<BTreeMap<PartitionId, Buckets>, Setback> {
         let question = Question::Buckets(CompareBuckets {
             partitions: partitions.iter().map(|partition| partition.0).collect(),
         });
         let Answer::Buckets(told) = self.ask(view, store, question).await? else {
             return Err(other_answer(store));
         };
-        if told.buckets.len() != told.partitions.len() * BUCKETS {
+        let count = told.partitions.len();
+        if told.buckets.len() != count * BUCKETS || told.reap_generations.len() != count {
             let why = "buckets that are none".to_owned();
             return Err(Setback::Bad { store, why });
         }
         let buckets = told.buckets.chunks_exact(BUCKETS);
-        let buckets = buckets.map(|some| std::array::from_fn(|bucket| some[bucket]));
+        let buckets = buckets.zip(told.reap_generations);
+        let buckets = buckets.map(|(some, generation)| Buckets {
+            hashes: std::array::from_fn(|bucket| some[bucket]),
+            generation,
+        });
         let partitions = told.partitions.into_iter().map(PartitionId);
         Ok(partitions.zip(buckets).collect())
     }
@@ -310,15 +347,30 @@ impl Exchanger {
             question: Some(question),
         };
         let asked = prost::Message::encoded_len(&request);
+        let partition = match &request.question {
+            Some(Question::Push(push)) => Some(PartitionId(push.partition)),
+            _ => None,
+        };
         let send = |mut client: PeerClient<Channel>, fence| async move {
             let fence = Some(fence);
             client.compare(CompareRequest { fence, ..request }).await
         };
+        let answer = self.bulk.ask(view, store, ANSWER_TIMEOUT, send).await;
         let answer: peer::CompareResponse =
-            self.bulk.ask(view, store, ANSWER_TIMEOUT, send).await?;
+            answer.inspect_err(|unreached| self.note_refusal(partition, unreached))?;
         let bytes = asked + prost::Message::encoded_len(&answer);
         add(&self.parts.board.totals.bytes, bytes);
         answer.answer.ok_or_else(|| other_answer(store))
+    }
+}
+
+impl Exchanger {
+    /// What was pushed may be older than a round of reaping that this store has missed.
+    fn note_refusal(&self, pushed: Option<PartitionId>, unreached: &Unreached) {
+        let named = unreached.refusal.as_deref().and_then(named_generation);
+        if let (Some(partition), Some((generation, floor))) = (pushed, named) {
+            self.parts.missed.heard(partition, generation, floor);
+        }
     }
 }
 

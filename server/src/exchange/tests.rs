@@ -46,7 +46,7 @@ fn first(actor: u64, n: u64) -> Object {
 }
 
 fn merge(store: &Store, n: u64, object: Object) {
-    store.merge(&key(n), object).expect("there is room");
+    store.merge(&key(n), object, 0).expect("there is room");
 }
 
 fn roots(store: &Store) -> Vec<Root> {
@@ -226,7 +226,7 @@ async fn a_million_keys_that_differ_in_a_hundred() {
     for n in 0..KEYS {
         for node in &cluster.nodes {
             let value = object(&Object::empty(), 7, n + 1, &[7; 100]);
-            while node.store.merge(&key(n), value.clone()).is_err() {
+            while node.store.merge(&key(n), value.clone(), 0).is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

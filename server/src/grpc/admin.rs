@@ -245,6 +245,13 @@ fn status(
         waiting: Vec::new(),
         ..v1::StatusResponse::default()
     };
+    let told = answers.values().flatten().chain([me]);
+    let mut waits_for = BTreeSet::new();
+    for reaping in told.filter_map(|said| said.reaping.as_ref()) {
+        status.reaping_stalled_ms = status.reaping_stalled_ms.max(reaping.stalled_ms);
+        waits_for.extend(reaping.waits_for.iter().cloned());
+    }
+    status.reaping_waits_for = waits_for.into_iter().collect();
     repair::judge(&mut status, view, &|store| said(store).cloned());
     status
 }

@@ -27,6 +27,11 @@ type Merged = BTreeMap<Key, Object>;
 /// Stretches of the ring that one page asks for, at most: one of many empty ones ends early, with a cursor.
 const STRETCHES_MAX: usize = 256;
 
+/// While owners are not equally far with a round of reaping, they are asked again, so many times …
+const REAPING_TRIES: usize = 10;
+/// … after this.
+const REAPING_REST: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Serves scans.
 pub(super) struct Scans {
     parts: CoordinatorParts,
@@ -45,6 +50,8 @@ struct Answer {
     /// Complete through this key; `None`: to the end of the stretch.
     through: Option<Key>,
     objects: Vec<(Key, Object)>,
+    /// Of the reap generations: only answers of one hash are merged.
+    reap_hash: u64,
 }
 
 impl Scans {
@@ -134,15 +141,19 @@ impl Scans {
             max_keys,
             max_bytes: SCAN_BYTES_MAX,
         };
-        let owners = view.owners(stretch.first).iter();
-        let mut asked: FuturesUnordered<_> = owners
-            .map(|&member| self.ask(view, usize::from(member), request.clone()))
-            .collect();
         let mut answers = Vec::new();
-        while (answers.len() as u32) < need
-            && let Some(answer) = asked.next().await
-        {
-            answers.extend(answer);
+        for attempt in 0..REAPING_TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(REAPING_REST).await;
+            }
+            let asked = self.ask_all(view, stretch, &request, need).await;
+            answers = match asked {
+                Ok(alike) => return Ok(merge(alike)),
+                Err(unlike) => unlike,
+            };
+            if (answers.len() as u32) < need {
+                break;
+            }
         }
         if (answers.len() as u32) < need {
             let why = format!(
@@ -152,7 +163,34 @@ impl Scans {
             let failure = Failure::new(Reason::QuorumUnavailable, why).with("need", need);
             return Err(failure.with("alive", answers.len()));
         }
-        Ok(merge(answers))
+        let why = "deleted keys are being reaped, and the owners are not equally far";
+        Err(Failure::new(Reason::Overloaded, why).retry_after(REAPING_REST))
+    }
+
+    /// R answers of one hash; else all that came.
+    async fn ask_all(
+        &self,
+        view: &Arc<View>,
+        stretch: &Stretch,
+        request: &peer::ScanRequest,
+        need: u32,
+    ) -> Result<Vec<Answer>, Vec<Answer>> {
+        let owners = view.owners(stretch.first).iter();
+        let mut asked: FuturesUnordered<_> = owners
+            .map(|&member| self.ask(view, usize::from(member), request.clone()))
+            .collect();
+        let mut answers: Vec<Answer> = Vec::new();
+        while let Some(answer) = asked.next().await {
+            let Some(answer) = answer else { continue };
+            let hash = answer.reap_hash;
+            answers.push(answer);
+            let alike = answers.iter().filter(|a| a.reap_hash == hash).count();
+            if alike as u32 >= need {
+                answers.retain(|answer| answer.reap_hash == hash);
+                return Ok(answers);
+            }
+        }
+        Err(answers)
     }
 
     fn fence(&self, view: &View) -> peer::Fence {
@@ -273,7 +311,11 @@ fn answer_of(response: peer::ScanResponse) -> Result<Answer, String> {
     let through = through
         .transpose()
         .map_err(|reason| reason.as_str().to_owned())?;
-    Ok(Answer { through, objects })
+    Ok(Answer {
+        through,
+        objects,
+        reap_hash: response.reap_hash,
+    })
 }
 
 /// Merges answers as far as all of them are complete.

@@ -17,7 +17,10 @@ use std::{
 
 use ringfort_proto::peer::{self, DeliveryOutcome};
 use ringfort_ring::{PartitionId, StoreId};
-use ringfort_storage::{Key, Store, store::Hint};
+use ringfort_storage::{
+    Key, Store,
+    store::{Hint, MergeRefused},
+};
 use tokio::time::Instant;
 
 use self::{
@@ -32,7 +35,7 @@ use crate::{
     marks::Marks,
     mover::pace::Pace,
     net::Net,
-    peer::{Bulk, Fences, Links},
+    peer::{Bulk, Fences, Links, deliver::is_older},
     view::{View, Views},
     wire::encode_object,
 };
@@ -378,7 +381,8 @@ impl Handoff {
             if outcome == DeliveryOutcome::Bad {
                 tracing::warn!(%store, "a hint was refused as damaged");
             }
-            outcome == DeliveryOutcome::Durable
+            // One that does not need it is as good as one that has it.
+            matches!(outcome, DeliveryOutcome::Durable | DeliveryOutcome::Stale)
         });
         durable.collect()
     }
@@ -390,11 +394,16 @@ impl Handoff {
         {
             let held = self.parts.views.enter();
             for parcel in parcels {
-                let key = &parcel.hint.key;
-                let is_mine = held.takes_writes(PartitionId(store.partition_of(key.token())));
+                let (key, taken_under) = (&parcel.hint.key, parcel.hint.generation);
+                let partition = PartitionId(store.partition_of(key.token()));
+                let is_mine = held.takes_writes(partition);
                 let object = || parcel.hint.record.object().clone();
                 let merged = match is_mine && !held.refuses_write(view.epoch()) {
-                    true => store.merge(key, object()).ok(),
+                    true if is_older(store, partition, taken_under) => Some(0),
+                    true => match store.merge_hint(key, object(), taken_under) {
+                        Err(MergeRefused::StaleGeneration { .. }) => Some(0),
+                        merged => merged.ok(),
+                    },
                     false => None,
                 };
                 kept.push(merged.is_some());

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use ringfort_ring::PartitionId;
 use ringfort_storage::{
     Key, Store,
-    store::{EraseError, Erased, StoreFull},
+    store::{EraseError, Erased, MergeRefused, StoreFull},
     version::{ActorId, Object},
 };
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use super::{End, until_durable};
 use crate::{
     coordinator::Coordinator,
     pool::EnginePool,
+    reaper::At,
     view::{Views, own_unsynced},
 };
 
@@ -175,6 +176,7 @@ impl Local {
                 Ok(page) => return page,
                 Err(EraseError::Full(full)) => tracing::debug!(%full, "erasing waits"),
                 // The store says so itself, and the node ends.
+                Err(EraseError::Slot(error)) => tracing::error!(%error, "erasing waits"),
                 Err(EraseError::Engine(error)) => {
                     tracing::error!(%error, "the engine failed while erasing");
                     std::future::pending::<()>().await;
@@ -184,6 +186,14 @@ impl Local {
         }
     }
 
+    /// Comes, durably, to a reap generation that others are at; of a partition of which nothing is here.
+    pub async fn adopt(&self, partition: PartitionId, at: At) -> Result<(), End> {
+        let adopt =
+            move |store: &Store| store.adopt_generation(partition.0, at.generation, at.floor);
+        let adopted = self.block(adopt).await;
+        adopted.map_err(|error| End::Broken(error.to_string()))
+    }
+
     /// Ends the quarantine of a partition's keys, see [`Store::settle`]. Gives the log sequence that makes it durable.
     pub async fn settle(&self, partition: PartitionId) -> u64 {
         loop {
@@ -191,6 +201,7 @@ impl Local {
                 Ok(sequence) => return sequence,
                 Err(EraseError::Full(full)) => tracing::debug!(%full, "a repair waits"),
                 // The store says so itself, and the node ends.
+                Err(EraseError::Slot(error)) => tracing::error!(%error, "a repair waits"),
                 Err(EraseError::Engine(error)) => {
                     tracing::error!(%error, "the engine failed while repairing");
                     std::future::pending::<()>().await;
@@ -203,12 +214,20 @@ impl Local {
     /// Merges a copy that was received; waits for room. Gives the log sequence that makes it durable.
     ///
     /// # Errors
-    /// The object is larger than any may be.
-    pub async fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
+    /// The object is larger than any may be, or was read under an older reap generation.
+    pub async fn merge(
+        &self,
+        key: &Key,
+        object: Object,
+        read_under: u64,
+    ) -> Result<u64, MergeRefused> {
         loop {
-            match self.store.merge(key, object.clone()) {
+            match self.store.merge(key, object.clone(), read_under) {
                 Ok(sequence) => return Ok(sequence),
-                Err(too_large @ StoreFull::Object { .. }) => return Err(too_large),
+                Err(
+                    refused @ (MergeRefused::Full(StoreFull::Object { .. })
+                    | MergeRefused::StaleGeneration { .. }),
+                ) => return Err(refused),
                 Err(full) => tracing::debug!(%full, "a transfer waits"),
             }
             tokio::time::sleep(FULL_REST).await;

@@ -42,6 +42,7 @@ use crate::{
     net::Net,
     peer::{Bulk, Fences, bulk::Unreached},
     pool::EnginePool,
+    reaper::{At, Missed},
     view::{View, Views},
 };
 
@@ -58,6 +59,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Learns anew from all members which of their copies count toward R.
 pub type Learn = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Has this store come to the reap generations that the others are at, durably, at partitions of which it holds nothing.
+pub type Adopt =
+    Box<dyn Fn(Vec<PartitionId>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -81,6 +86,10 @@ pub struct Parts {
     pub coordinator: Arc<Coordinator>,
     /// See [`Learn`].
     pub learn: Learn,
+    /// Comes, at partitions that this store is given, to the reap generations that the others are at.
+    pub adopt: Adopt,
+    /// Partitions of which this store has missed a round of reaping.
+    pub missed: Arc<Missed>,
     /// Where it tells how far it is.
     pub progress: Arc<Progress>,
     /// Bytes a second that are received, at most.
@@ -151,13 +160,21 @@ impl Mover {
                 let jitter = self.parts.jitter % (patience.as_millis() as u64).max(1);
                 let patience = patience + Duration::from_millis(jitter);
                 // The council lives as long as this worker.
-                let _ = tokio::time::timeout(patience, news.changed()).await;
+                tokio::select! {
+                    _ = news.changed() => {}
+                    () = self.parts.missed.noted_some() => {}
+                    () = tokio::time::sleep(patience) => {}
+                }
             }
         }
     }
 
     /// Does the next thing.
     async fn turn(&mut self) -> Result<Turn, End> {
+        if let Some((partition, at)) = self.parts.missed.first() {
+            self.begin_anew(partition, at).await?;
+            return Ok(Turn::Again);
+        }
         let view = self.parts.views.current();
         match self.next(&view) {
             Task::Out if self.parts.council.part() == Part::Waiting => Ok(Turn::Wait(LOOK)),
@@ -173,6 +190,10 @@ impl Mover {
             Task::Merged(trackers) => self.raise(trackers),
             // Once it is out nobody takes from it what it holds for others.
             Task::Flip(_) if self.leaves_with_hints(&view) => Ok(Turn::Wait(AGAIN)),
+            // Whoever reads by the newer layout finds no round that began under the older one.
+            Task::Flip(_) if !self.parts.store.partitions_reaping().is_empty() => {
+                Ok(Turn::Wait(AGAIN))
+            }
             Task::Flip(trackers) => {
                 // What was unsynced before is not any more, and is counted on from here.
                 (self.parts.learn)().await;
@@ -200,6 +221,28 @@ impl Mover {
             counts: &|store, partition| view.counts(store, partition),
             is_damaged: &|partition| self.parts.store.lost_to_damage(partition.0),
         })
+    }
+
+    /// Erases a partition of which a round of reaping was missed, and comes to the generation that the others are at. It is received
+    /// then like whatever else this store lacks.
+    async fn begin_anew(&mut self, partition: PartitionId, at: At) -> Result<(), End> {
+        self.stages().remove(&partition);
+        let view = self.parts.views.current();
+        if view.owns(partition) {
+            self.local.mark_unsynced(&[partition]).await?;
+            // Nothing is taken meanwhile.
+            self.local
+                .erase(&[partition], || Haste::Needed, || true)
+                .await?;
+        }
+        self.local.adopt(partition, at).await?;
+        self.parts.missed.mended(partition, at);
+        tracing::info!(
+            partition = partition.0,
+            generation = at.generation,
+            "erased what a round of reaping was missed of"
+        );
+        Ok(())
     }
 
     /// Whether this node is not of the newest layout, and holds hints still. It is given no more of them.
@@ -251,6 +294,8 @@ impl Mover {
             }
         };
         self.local.erase(&partitions, haste, || true).await?;
+        let adopted = (self.parts.adopt)(partitions.clone()).await;
+        adopted.map_err(End::Broken)?;
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
         let turn = self.raise(trackers)?;
         self.tell_progress();
@@ -349,6 +394,12 @@ enum Setback {
     /// This store has forgotten something meanwhile, which may be what it had received.
     #[error("a record here is damaged: all that was received is received again")]
     Forgot,
+    /// A round of reaping was missed here.
+    #[error("a round of reaping was missed: what was received is erased")]
+    Missed,
+    /// Not all are equally far with a round of reaping.
+    #[error("{0} is not at the same reap generation")]
+    Reaping(StoreId),
     /// Of some who hold it something is missing, too.
     #[error("too few copies of it count")]
     Uncounted,

@@ -6,6 +6,7 @@
 //! siblings and the hashes of its values, and each value its hash.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
     time::Duration,
@@ -18,7 +19,7 @@ use ringfort_ring::{PartitionId, StoreId};
 use ringfort_storage::{
     Key,
     engine::EngineError,
-    store::{Folds, Read},
+    store::{Folds, MergeRefused, Read},
 };
 use tonic::transport::Channel;
 
@@ -34,6 +35,7 @@ use crate::{
         compare::FOLDS_A_TURN,
         owned::{checked, key_in},
     },
+    reaper::At,
     view::View,
 };
 
@@ -151,13 +153,13 @@ impl Mover {
                 break Err(setback);
             }
         };
-        if result.is_err() {
+        if !matches!(result, Ok(_) | Err(Setback::Missed)) {
             self.stages().insert(partition, stage);
         }
         (partition, result)
     }
 
-    fn stages(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Stage>> {
+    pub(super) fn stages(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Stage>> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,12 +170,42 @@ impl Mover {
         store: StoreId,
         request: peer::TransferRequest,
     ) -> Result<peer::TransferResponse, Setback> {
+        let asked = request.clone();
         let question = |mut client: PeerClient<Channel>, fence| async move {
             let fence = Some(fence);
-            let request = peer::TransferRequest { fence, ..request };
+            let request = peer::TransferRequest { fence, ..asked };
             client.transfer(request).await
         };
-        Ok(self.bulk.ask(view, store, PAGE_TIMEOUT, question).await?)
+        let partition = PartitionId(request.partition);
+        let page: peer::TransferResponse =
+            self.bulk.ask(view, store, PAGE_TIMEOUT, question).await?;
+        self.judge_generation(partition, store, &page)?;
+        Ok(page)
+    }
+
+    /// Only what was read under the reap generation that this store is at is merged, or compared.
+    fn judge_generation(
+        &self,
+        partition: PartitionId,
+        store: StoreId,
+        page: &peer::TransferResponse,
+    ) -> Result<(), Setback> {
+        let (theirs, mine) = (
+            page.reap_generation,
+            self.local.store().generation(partition.0),
+        );
+        match theirs.cmp(&mine) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(Setback::Reaping(store)),
+            Ordering::Greater => {
+                let at = At {
+                    generation: theirs,
+                    floor: page.reap_floor,
+                };
+                self.parts.missed.note(partition, at);
+                Err(Setback::Missed)
+            }
+        }
     }
 
     /// Asks for a page, merges it, and rests.
@@ -257,8 +289,11 @@ impl Mover {
             else {
                 continue;
             };
-            let merged = self.local.merge(&key, object).await;
-            let sequence = merged.map_err(|why| bad(why.to_string()))?;
+            let merged = self.local.merge(&key, object, page.reap_generation).await;
+            let sequence = merged.map_err(|why| match why {
+                MergeRefused::StaleGeneration { .. } => Setback::Reaping(store),
+                MergeRefused::Full(full) => bad(full.to_string()),
+            })?;
             came.sequence = came.sequence.max(sequence);
         }
         Ok(came)
@@ -401,7 +436,11 @@ impl Pass {
             Setback::Changed | Setback::Forgot => self.is_over = true,
             Setback::Unreached(who) => drop(self.unreached.insert(who.store)),
             Setback::Unexplained => self.unexplained += 1,
-            Setback::Bad { .. } | Setback::Uncounted | Setback::Broken(_) => {}
+            Setback::Bad { .. }
+            | Setback::Uncounted
+            | Setback::Broken(_)
+            | Setback::Missed
+            | Setback::Reaping(_) => {}
         }
     }
 }

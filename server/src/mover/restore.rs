@@ -33,7 +33,9 @@ impl Mover {
             match self.fetch(job, *store, &wanted, &mut leaves).await {
                 Ok(last) => sequence = last.max(sequence),
                 // One of the others may have it all.
-                Err(setback @ (Setback::Unreached(_) | Setback::Bad { .. })) => {
+                Err(
+                    setback @ (Setback::Unreached(_) | Setback::Bad { .. } | Setback::Reaping(_)),
+                ) => {
                     tracing::info!(%setback, partition, "lost records are not to be had there");
                 }
                 Err(setback) => return Err(setback),

@@ -109,13 +109,30 @@ impl Asker {
         self.ask_those(timeout, |_| true).await
     }
 
+    /// The same, and for the reap generations of all partitions.
+    pub async fn ask_generations(&self, timeout: Duration) -> Answers {
+        let request = HelloRequest {
+            asks_generations: true,
+            ..self.request()
+        };
+        self.ask_by(request, timeout, |_| true).await
+    }
+
     /// The same of some members only.
     pub async fn ask_those(
         &self,
         timeout: Duration,
         is_asked: impl Fn(StoreId) -> bool,
     ) -> Answers {
-        let request = self.request();
+        self.ask_by(self.request(), timeout, is_asked).await
+    }
+
+    async fn ask_by(
+        &self,
+        request: HelloRequest,
+        timeout: Duration,
+        is_asked: impl Fn(StoreId) -> bool,
+    ) -> Answers {
         let questions: Vec<_> = {
             let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
             let question = |(store, reached): (&StoreId, &mut Reached)| {
@@ -163,7 +180,10 @@ impl Asker {
     /// Asks who answers at the seeds, by all addresses of their names, within `timeout`. Members of `decree` that do are
     /// reached there from now on: all may have moved while this node was down.
     pub async fn find(&self, seeds: &[String], decree: &Decree, timeout: Duration) -> Answers {
-        let request = self.request();
+        let request = HelloRequest {
+            asks_generations: true,
+            ..self.request()
+        };
         let asked = seeds.iter().map(|seed| {
             let request = request.clone();
             async move {

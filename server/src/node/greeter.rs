@@ -17,7 +17,9 @@ use crate::{
     handoff,
     health::{Health, Phase},
     mover::progress::Progress,
+    node::generations::generations_to_wire,
     peer::{Heard, Membership},
+    reaper,
     scrub::Scrub,
 };
 
@@ -37,6 +39,8 @@ pub struct Greeter {
     pub progress: Arc<Progress>,
     /// What it holds for owners that were down, once it is a member.
     pub hints: OnceLock<Arc<handoff::figures::Figures>>,
+    /// Its part in reaping, once it takes part.
+    pub reaping: OnceLock<Arc<reaper::Figures>>,
     /// Its scrub, once it is a member that has recovered.
     pub scrub: OnceLock<Arc<Scrub>>,
     /// Its gossip, once it is a member that has recovered.
@@ -73,6 +77,7 @@ impl Greeter {
             });
             response.behind = behind.collect();
         }
+        response.reaping = self.reaping.get().map(|figures| figures.to_wire());
         response.scrub = self.scrub.get().map(|scrub| scrub.to_wire());
         if let Some(store) = self.store.get() {
             let stats = store.stats();
@@ -127,6 +132,9 @@ impl Membership for Greeter {
         self.fence(request.cluster_id)?;
         let mut response = self.about_me();
         let asking = StoreId(request.store_id);
+        if request.asks_generations {
+            response.generations = self.store.get().map(generations_to_wire);
+        }
         response.heard_sequence = self.heard.of(asking);
         // A node that belongs to no cluster yet has nothing to be remembered.
         if request.cluster_id != 0 {

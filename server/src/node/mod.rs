@@ -4,6 +4,7 @@
 //! every member; then clients, once a layout lists it. No dot is minted before that (I2). The node never exits by itself: it returns why.
 
 mod ask;
+mod generations;
 mod greeter;
 mod parts;
 mod refresh;
@@ -56,6 +57,7 @@ mod purpose {
     pub const GOSSIP: u64 = 6;
     pub const EXCHANGE: u64 = 7;
     pub const SCRUB: u64 = 20;
+    pub const REAPER: u64 = 21;
 }
 
 /// Runs one node until `shutdown` completes (then `Ok`) or it cannot go on.
@@ -222,6 +224,7 @@ impl Node {
             heard: self.heard.clone(),
             progress: Arc::default(),
             hints: OnceLock::new(),
+            reaping: OnceLock::new(),
             scrub: OnceLock::new(),
             gossip: OnceLock::new(),
             board: OnceLock::new(),

@@ -13,13 +13,14 @@ use ringfort_ring::{
     StoreId,
     gossip::{Topic, Value},
 };
-use ringfort_storage::{Key, Store};
+use ringfort_storage::{Key, Store, store::ReapWindow};
 use tokio::{sync::oneshot, task::AbortHandle};
 use tonic::transport::Server;
 
 use super::{
     Node,
     ask::{Answers, Asker},
+    generations::Generations,
     greeter::Greeter,
     parts::{Driven, Fatal},
     purpose, refresh, start,
@@ -43,6 +44,7 @@ use crate::{
     mover::{self, End, Mover},
     net::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_WINDOW_BYTES},
     peer::{Bulk, DataSlot, Fences, Links, service},
+    reaper::{self, Missed, Reaper},
     scrub::{self, Scrub},
     view::{View, Views},
 };
@@ -181,8 +183,10 @@ impl Node {
         ));
         let (patience, newest) = (self.config.hello_timeout, council.newest());
         let seeds = self.seeds(&roster.me().peer_addr);
-        let (listed, found) =
-            tokio::join!(asker.ask(patience), asker.find(&seeds, &newest, patience));
+        let (listed, found) = tokio::join!(
+            asker.ask_generations(patience),
+            asker.find(&seeds, &newest, patience)
+        );
         let mut answers = listed;
         answers.extend(found);
         start::judge_memory(&base.store, &answers)?;
@@ -196,6 +200,10 @@ impl Node {
         let view = View::new(decree.cluster, &council.history(), me.store_id, &unsynced);
         let views = Views::new(view.map_err(|error| Fatal::Start(error.to_string()))?);
         council.follow(follow(views.clone(), asker.clone()));
+        let missed = Arc::new(Missed::new(views.clone(), base.store.clone()));
+        let generations = Generations::of(&answers);
+        let taken_over = generations.take_over(&base.store, &views.current(), &missed);
+        taken_over.map_err(|error| Fatal::Storage(error.to_string()))?;
 
         let fences = Fences::new(views.clone(), me.store_id, base.store.durable());
         let gossip = self.gossip(&base, &views, (&fences, seeds));
@@ -204,7 +212,7 @@ impl Node {
         let board = self.board(&base, &views);
         let marks = &board.marks;
         handoff::mark_damaged(&views.current(), &base.store, &base.damaged_hints, marks);
-        let data = self.data_path(&base, &views, (fences, &board));
+        let data = self.data_path(&base, &views, (fences, &board, &missed));
         let hints = self.handoff(&base, &views, &data, marks, tasks);
         tasks.spawn(council::listen::run(
             council.clone(),
@@ -230,6 +238,12 @@ impl Node {
         let scrub = self.scrub(&base, &data);
         tasks.spawn(scrub.clone().run());
         let figures = scrub::joined(figures, scrub);
+        let clock = self.parts.clock.clone();
+        let reaping = reaper::Figures::new(clock, views.clone(), self.counters.clone());
+        let reaping = Arc::new(reaping);
+        // Set once: a node comes here once.
+        let _ = base.greeter.reaping.set(reaping.clone());
+        let figures = reaping.joined(figures);
         let shown = board.clone();
         self.metrics.add_probe(Box::new(move || {
             let mut all = figures();
@@ -242,8 +256,9 @@ impl Node {
             all.extend(shown.families());
             all
         }));
-        self.exchanger(&base, &data, &views, &board, tasks);
-        let mover = self.mover(&base, &data, &views, (&council, &asker), tasks);
+        self.exchanger(&base, &data, &views, (&board, &missed), tasks);
+        self.reaper(&base, &data, (&views, &council), &reaping, tasks);
+        let mover = self.mover(&base, &data, &views, (&council, &asker, &missed), tasks);
         let admin = AdminParts {
             views: views.clone(),
             asker: asker.clone(),
@@ -335,7 +350,7 @@ impl Node {
         base: &Base,
         data: &DataPath,
         views: &Views,
-        (council, asker): (&Arc<council::Council>, &Arc<Asker>),
+        (council, asker, missed): (&Arc<council::Council>, &Arc<Asker>, &Arc<Missed>),
         tasks: &Tasks,
     ) -> oneshot::Receiver<End> {
         let learner = refresh::Learner {
@@ -358,6 +373,21 @@ impl Node {
                 let learner = learner.clone();
                 async move { learner.learn().await }.boxed()
             }),
+            adopt: {
+                let (asker, store) = (asker.clone(), base.store.clone());
+                let patience = self.config.status_timeout;
+                Box::new(move |partitions| {
+                    let (asker, store) = (asker.clone(), store.clone());
+                    async move {
+                        let answers = asker.ask_generations(patience).await;
+                        let generations = Generations::of(&answers);
+                        let adopted = generations.adopt(&store, &partitions);
+                        adopted.map_err(|error| error.to_string())
+                    }
+                    .boxed()
+                })
+            },
+            missed: missed.clone(),
             progress: base.greeter.progress.clone(),
             bytes_per_s: self.config.transfer_rate.0,
             jitter: start::chance(self.parts.seed, purpose::LINKS).random(),
@@ -467,7 +497,7 @@ impl Node {
         base: &Base,
         data: &DataPath,
         views: &Views,
-        board: &Arc<Board>,
+        (board, missed): (&Arc<Board>, &Arc<Missed>),
         tasks: &Tasks,
     ) {
         let exchanger = Exchanger::new(exchange::Parts {
@@ -481,16 +511,50 @@ impl Node {
             coordinator: data.coordinator.clone(),
             links: data.links.clone(),
             board: board.clone(),
+            missed: missed.clone(),
             bytes_per_s: self.config.transfer_rate.0,
         });
         tasks.spawn(exchanger.run());
+    }
+
+    /// Starts the worker that reaps.
+    fn reaper(
+        &self,
+        base: &Base,
+        data: &DataPath,
+        (views, council): (&Views, &Arc<council::Council>),
+        figures: &Arc<reaper::Figures>,
+        tasks: &Tasks,
+    ) {
+        let reaper = Reaper::new(reaper::Parts {
+            clock: self.parts.clock.clone(),
+            steady: self.steady.clone(),
+            views: views.clone(),
+            store: base.store.clone(),
+            council: council.clone(),
+            pool: base.driven.pool(),
+            net: self.net().clone(),
+            routes: self.routes.clone(),
+            links: data.links.clone(),
+            fences: data.fences.clone(),
+            coordinator: data.coordinator.clone(),
+            answerer: data.replica.reaping().clone(),
+            figures: figures.clone(),
+            counters: self.counters.clone(),
+            window: ReapWindow {
+                soft_delete_ms: self.config.soft_delete.as_millis() as u64,
+                grace_ms: self.config.reap_grace.as_millis() as u64,
+            },
+            jitter: start::chance(self.parts.seed, purpose::REAPER).random(),
+        });
+        tasks.spawn(reaper.run());
     }
 
     fn data_path(
         &self,
         base: &Base,
         views: &Views,
-        (fences, board): (Fences, &Arc<Board>),
+        (fences, board, missed): (Fences, &Arc<Board>, &Arc<Missed>),
     ) -> DataPath {
         let seed = self.parts.seed;
         let data = DataPath::start(DataParts {
@@ -504,6 +568,7 @@ impl Node {
             net: self.net().clone(),
             pool: base.driven.pool(),
             board: board.clone(),
+            missed: missed.clone(),
             limits: self.config.limits(),
             counters: self.counters.clone(),
             client_id: start::chance(seed, purpose::CLIENT_ID).random(),

@@ -4,6 +4,7 @@ mod damage;
 mod join;
 mod layout;
 mod moves;
+mod reap;
 
 use std::{
     collections::BTreeMap,

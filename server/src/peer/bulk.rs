@@ -57,6 +57,12 @@ impl Answer for peer::TransferResponse {
     }
 }
 
+impl Answer for peer::ReapResponse {
+    fn fence(&self) -> Option<peer::Fence> {
+        self.fence
+    }
+}
+
 impl Answer for peer::DeliverResponse {
     fn fence(&self) -> Option<peer::Fence> {
         self.fence

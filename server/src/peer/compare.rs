@@ -1,13 +1,13 @@
 //! Answers the questions of exchanges that other owners begin: roots, buckets, leaves, objects, and objects to merge.
 //!
 //! Keeps I5 with the worker that asks (`crate::exchange`), I1 (two roots are called the same, and pushed objects merged, only
-//! when what they stand for is durable here) and I7 (bounded turns on the engine pool, bounded pages). Only a partition that both own
+//! when what they stand for is durable here), I4 (copies of one reap generation alone are compared) and I7 (bounded turns on the engine pool, bounded pages). Only a partition that both own
 //! is answered for; every object that comes is verified by its leaf, and every one that goes was.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ringfort_proto::{
-    Failure,
+    Failure, Reason,
     peer::{
         self, CompareBuckets, CompareDemand, CompareLeaves, CompareObjects, ComparePush,
         CompareRoots, compare_request::Question, compare_response::Answer,
@@ -34,6 +34,14 @@ pub(crate) const ROOTS_A_TURN: usize = 256;
 pub(crate) const BUCKETS_AT_ONCE: usize = 16;
 /// How long the log may take to make durable what an answer rests on.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The root of a partition at the asker, and its reap generation there.
+#[derive(Clone)]
+struct TheirRoot {
+    partition: u32,
+    hash: u64,
+    generation: u64,
+}
 
 /// What answering needs.
 #[derive(Clone)]
@@ -100,15 +108,25 @@ impl Comparer {
         asked: CompareRoots,
     ) -> Result<peer::ComparedRoots, Failure> {
         let count = asked.partitions.len();
-        if count > ROUND_MAX || asked.roots.len() != count || asked.mended.len() > ROUND_MAX {
+        let generations = asked.reap_generations;
+        let counts = [asked.roots.len(), generations.len()];
+        if count > ROUND_MAX || counts != [count; 2] || asked.mended.len() > ROUND_MAX {
             return Err(bad(
-                "more partitions than one question may have, or not one root for each",
+                "more partitions than one question may have, or not one root and one generation for each",
             ));
         }
         self.board.schedule().told_mended(from, &ids(&asked.mended));
         let began = self.board.now();
         let mut answer = peer::ComparedRoots::default();
-        let asked: Vec<(u32, u64)> = asked.partitions.into_iter().zip(asked.roots).collect();
+        let roots = asked.partitions.into_iter().zip(asked.roots);
+        let asked: Vec<TheirRoot> = roots
+            .zip(generations)
+            .map(|((partition, hash), generation)| TheirRoot {
+                partition,
+                hash,
+                generation,
+            })
+            .collect();
         let mut last = 0;
         for some in asked.chunks(ROOTS_A_TURN) {
             let (me, some) = (self.clone(), some.to_vec());
@@ -116,6 +134,9 @@ impl Comparer {
             answer.equal.extend(turn.equal);
             answer.differ.extend(turn.differ);
             answer.unsynced.extend(turn.unsynced);
+            answer.missed.extend(turn.missed);
+            answer.reap_generations.extend(turn.reap_generations);
+            answer.reap_floors.extend(turn.reap_floors);
             last = self.store.stats().last_sequence;
         }
         // Two that are the same in memory alone may differ after a crash.
@@ -129,21 +150,36 @@ impl Comparer {
     fn some_roots(
         &self,
         layout: Epoch,
-        asked: &[(u32, u64)],
+        asked: &[TheirRoot],
     ) -> Result<peer::ComparedRoots, Failure> {
         let view = self.views.current();
         let mut folds = Folds(FOLDS_A_TURN);
         let mut answer = peer::ComparedRoots::default();
-        for (partition, theirs) in asked {
-            if judge(&view, *partition, layout).is_err() {
+        for theirs in asked {
+            let partition = theirs.partition;
+            if judge(&view, partition, layout).is_err() {
                 continue;
             }
-            match self.store.root(*partition, &mut folds).map_err(failed)? {
-                Some(mine) if mine.hash == *theirs => answer.equal.push(*partition),
+            let (generation, floor) = (
+                self.store.generation(partition),
+                self.store.floor(partition),
+            );
+            if theirs.generation < floor {
+                answer.missed.push(partition);
+                answer.reap_generations.push(generation);
+                answer.reap_floors.push(floor);
+                continue;
+            }
+            if theirs.generation != generation {
+                continue;
+            }
+            let mine = self.store.root(partition, &mut folds).map_err(failed)?;
+            match mine.filter(|_| self.store.generation(partition) == generation) {
+                Some(mine) if mine.hash == theirs.hash => answer.equal.push(partition),
                 Some(_) => {
-                    answer.differ.push(*partition);
-                    if !self.store.is_synced(*partition) {
-                        answer.unsynced.push(*partition);
+                    answer.differ.push(partition);
+                    if !self.store.is_synced(partition) {
+                        answer.unsynced.push(partition);
                     }
                 }
                 None => {}
@@ -165,10 +201,13 @@ impl Comparer {
         let mut answer = peer::ComparedBuckets::default();
         for partition in &asked.partitions {
             self.judge(*partition, layout)?;
+            let generation = self.store.generation(*partition);
             let tree = self.store.exact_tree(*partition, &mut folds);
-            if let Some(tree) = tree.map_err(failed)? {
+            let tree = tree.map_err(failed)?;
+            if let Some(tree) = tree.filter(|_| self.store.generation(*partition) == generation) {
                 answer.partitions.push(*partition);
                 answer.buckets.extend(tree.buckets());
+                answer.reap_generations.push(generation);
             }
         }
         Ok(answer)
@@ -186,10 +225,14 @@ impl Comparer {
             false => Some(self.key_in(asked.partition, &asked.after)?),
         };
         let most = asked.max_keys.clamp(1, SCAN_KEYS_MAX) as usize;
+        let generation = self.store.generation(asked.partition);
         let page = self
             .store
             .leaves(asked.partition, asked.buckets, after.as_ref(), most);
         let page = page.map_err(failed)?;
+        if self.store.generation(asked.partition) != generation {
+            return Err(changed());
+        }
         let leaf = |(key, leaf): (Key, u64)| peer::Moved {
             key: key.framed().clone(),
             leaf,
@@ -201,7 +244,7 @@ impl Comparer {
                 .next
                 .map(|key| key.framed().clone())
                 .unwrap_or_default(),
-            reap_generation: 0,
+            reap_generation: generation,
         })
     }
 
@@ -212,7 +255,11 @@ impl Comparer {
         asked: &CompareObjects,
     ) -> Result<peer::ComparedObjects, Failure> {
         self.judge(asked.partition, layout)?;
-        let (mut answer, mut bytes) = (peer::ComparedObjects::default(), 0);
+        let mut bytes = 0;
+        let mut answer = peer::ComparedObjects {
+            reap_generation: self.store.generation(asked.partition),
+            ..peer::ComparedObjects::default()
+        };
         for framed in asked.keys.iter().take(SCAN_KEYS_MAX as usize) {
             let key = self.key_in(asked.partition, framed)?;
             let found = object_to_send(&self.store, &key).map_err(failed)?;
@@ -242,7 +289,9 @@ impl Comparer {
                 let Some((key, object)) = checked else {
                     continue;
                 };
-                let merged = merge_owned(&me.views, &me.store, push.partition, &key, object)?;
+                let (partition, read_under) = (push.partition, push.reap_generation);
+                let merged =
+                    merge_owned(&me.views, &me.store, partition, &key, object, read_under)?;
                 last = merged.max(last);
             }
             Ok(last)
@@ -274,6 +323,12 @@ pub(crate) fn demand_of(board: &Board, demand: &CompareDemand) -> peer::Compared
         partitions: partitions as u32,
         clean: clean as u32,
     }
+}
+
+/// A round of reaping began meanwhile.
+fn changed() -> Failure {
+    let words = "the partition has come to another reap generation just now";
+    Failure::new(Reason::StaleGeneration, words)
 }
 
 fn ids(partitions: &[u32]) -> Vec<PartitionId> {

@@ -1,11 +1,16 @@
 //! Takes what fallbacks deliver: hints of keys that this node owns.
 //!
 //! Keeps I1 (an object is said to be durable only when the log is) and I3 (an owner that has promised to write by a newer layout
-//! takes no delivery whose owners were counted by an older one: those who received the partition since would lack it).
+//! takes no delivery whose owners were counted by an older one: those who received the partition since would lack it). Keeps I4: a
+//! hint of before a round of reaping that has ended is not taken.
 
 use ringfort_proto::{Failure, Reason, peer, peer::DeliveryOutcome};
-use ringfort_ring::{Epoch, Token};
-use ringfort_storage::{Key, Record, Store, store::StoreFull, version::Object};
+use ringfort_ring::{Epoch, PartitionId, Token};
+use ringfort_storage::{
+    Key, Record, Store,
+    store::{MergeRefused, StoreFull},
+    version::Object,
+};
 
 use super::replica::key_from_wire;
 use crate::{
@@ -70,18 +75,32 @@ impl Taker {
     }
 
     fn merge(&self, view: &View, delivery: peer::Delivery) -> Result<u64, DeliveryOutcome> {
+        let taken_under = delivery.reap_generation;
         let (key, object) = checked(delivery).map_err(|why| {
             tracing::warn!(%why, "refused a hint");
             DeliveryOutcome::Bad
         })?;
-        if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
+        let partition = view.layout().partition_of(Token(key.token()));
+        if !view.takes_writes(partition) {
             return Err(DeliveryOutcome::NotTaken);
         }
-        self.store.merge(&key, object).map_err(|full| match full {
-            StoreFull::Object { .. } => DeliveryOutcome::Bad,
-            _ => DeliveryOutcome::Full,
-        })
+        if is_older(&self.store, partition, taken_under) {
+            return Err(DeliveryOutcome::Stale);
+        }
+        self.store
+            .merge_hint(&key, object, taken_under)
+            .map_err(|refused| match refused {
+                MergeRefused::Full(StoreFull::Object { .. }) => DeliveryOutcome::Bad,
+                MergeRefused::Full(_) => DeliveryOutcome::Full,
+                MergeRefused::StaleGeneration { .. } => DeliveryOutcome::Stale,
+            })
     }
+}
+
+/// Whether a hint is of before a round of reaping whose tombstones are not here: they are gone, or this owner has missed the round,
+/// and receives from the others what stays of the partition.
+pub(crate) fn is_older(store: &Store, partition: PartitionId, taken_under: u64) -> bool {
+    taken_under < store.generation(partition.0) && store.reaping(partition.0).is_none()
 }
 
 /// What came, if it is what its sender holds.

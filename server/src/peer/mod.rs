@@ -7,7 +7,7 @@
 
 pub mod bulk;
 pub(crate) mod compare;
-mod deliver;
+pub(crate) mod deliver;
 mod dial;
 pub mod fence;
 mod lane;
@@ -18,7 +18,7 @@ pub mod replica;
 pub(crate) mod scan;
 pub mod service;
 mod transfer;
-mod turns;
+pub(crate) mod turns;
 
 pub use bulk::Bulk;
 pub use fence::{Ahead, Fences, Heard};

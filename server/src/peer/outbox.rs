@@ -118,6 +118,18 @@ impl Answers {
             id,
             reason: reason.as_str().to_owned(),
             epoch,
+            ..peer::Refused::default()
+        });
+    }
+
+    /// Refuses the operation `id`: its partition is at this reap generation, with this floor.
+    pub fn refuse_older(&mut self, id: u64, generation: u64, floor: u64) {
+        self.refused.push(peer::Refused {
+            id,
+            reason: Reason::StaleGeneration.as_str().to_owned(),
+            reap_generation: generation,
+            reap_floor: floor,
+            ..peer::Refused::default()
         });
     }
 }

@@ -8,7 +8,7 @@ use ringfort_ring::{Epoch, PartitionId, Token};
 use ringfort_storage::{
     Key, Record, Store,
     engine::EngineError,
-    store::{Read, StoreFull},
+    store::{MergeRefused, Read, StoreFull},
     version::Object,
 };
 
@@ -17,6 +17,10 @@ use crate::{
     view::{View, Views},
     wire::decode_object,
 };
+
+/// What a refusal names.
+const GENERATION: &str = "reap_generation";
+const FLOOR: &str = "reap_floor";
 
 /// Whether this store exchanges the partition with another owner by the layout of that epoch.
 pub(super) fn judge(view: &View, partition: u32, layout: Epoch) -> Result<(), Failure> {
@@ -58,7 +62,8 @@ pub(crate) async fn durable_within(
     }
 }
 
-/// The object of a key as it is sent to another owner; `None`: nothing is stored, or what is stored is damaged.
+/// The object of a key as it is sent to another owner; `None`: nothing is stored, or what is stored is damaged, or about to be
+/// reaped.
 pub(crate) fn object_to_send(store: &Store, key: &Key) -> Result<Option<peer::Moved>, EngineError> {
     let reads = store.load_to_send(std::slice::from_ref(key))?;
     Ok(match reads.into_iter().next() {
@@ -97,30 +102,52 @@ pub(crate) fn checked(
 }
 
 /// Merges an object of a partition that this store owns: kept by one that does not, it would be nobody's. Gives the log sequence
-/// that makes it durable.
+/// that makes it durable. `read_under` is the reap generation that its sender read it under.
 ///
 /// # Errors
-/// `NOT_SYNCED`, `OVERLOADED`, `DISK_FULL`, `TOO_LARGE`; nothing changed then.
+/// `NOT_SYNCED`, `STALE_GENERATION`, `OVERLOADED`, `DISK_FULL`, `TOO_LARGE`; nothing changed then.
 pub(crate) fn merge_owned(
     views: &Views,
     store: &Store,
     partition: u32,
     key: &Key,
     object: Object,
+    read_under: u64,
 ) -> Result<u64, Failure> {
     let view = views.enter();
     if !view.takes_writes(PartitionId(partition)) {
         let words = format!("this store does not own partition {partition}");
         return Err(Failure::new(Reason::NotSynced, words));
     }
-    store.merge(key, object).map_err(|full| {
-        let reason = match full {
-            StoreFull::Object { .. } => Reason::TooLarge,
-            StoreFull::Space => Reason::DiskFull,
-            _ => Reason::Overloaded,
-        };
-        Failure::new(reason, full.to_string())
+    let merged = store.merge(key, object, read_under);
+    merged.map_err(|refused| match refused {
+        MergeRefused::Full(full) => {
+            let reason = match full {
+                StoreFull::Object { .. } => Reason::TooLarge,
+                StoreFull::Space => Reason::DiskFull,
+                _ => Reason::Overloaded,
+            };
+            Failure::new(reason, full.to_string())
+        }
+        MergeRefused::StaleGeneration { generation, floor } => older(generation, floor),
     })
+}
+
+/// What was sent was read under a lower reap generation than this one, at which this store is, with this floor.
+pub(crate) fn older(generation: u64, floor: u64) -> Failure {
+    let words = format!("read before the partition came to reap generation {generation}");
+    Failure::new(Reason::StaleGeneration, words)
+        .with(GENERATION, generation)
+        .with(FLOOR, floor)
+}
+
+/// The generation and the floor that a refusal names, if it is one of these.
+pub(crate) fn named_generation(failure: &Failure) -> Option<(u64, u64)> {
+    let number = |name: &str| failure.metadata.get(name)?.parse::<u64>().ok();
+    match failure.reason {
+        Reason::StaleGeneration => Some((number(GENERATION)?, number(FLOOR)?)),
+        _ => None,
+    }
 }
 
 pub(super) fn bad(words: impl Into<String>) -> Failure {

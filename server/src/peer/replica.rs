@@ -11,7 +11,7 @@ use ringfort_ring::{Epoch, StoreId, Token, token_of_framed};
 use ringfort_storage::{
     Key, Record, Store,
     mutants::{Mutant, is_planted},
-    store::{HintRefused, Read, StoreFull},
+    store::{HintRefused, MergeRefused, Read, StoreFull},
     version::{Floor, Object},
 };
 
@@ -31,6 +31,7 @@ use crate::{
     exchange::Board,
     limits::{LOADS_MAX, PEER_MESSAGE_BYTES_MAX, PEER_STREAMS_MAX},
     pool::EnginePool,
+    reaper::{Answerer, Missed},
     view::{View, Views},
     wire::{decode_object, encode_object},
 };
@@ -57,6 +58,8 @@ pub struct ReplicaParts {
     pub counters: Arc<Counters>,
     /// How exchanges are.
     pub board: Arc<Board>,
+    /// Partitions of which this store has missed a round of reaping.
+    pub missed: Arc<Missed>,
     /// Time for the ages of hints.
     pub steady: Arc<SteadyClock>,
 }
@@ -66,23 +69,43 @@ pub struct Replica {
     parts: ReplicaParts,
     giver: Giver,
     comparer: Comparer,
+    answerer: Answerer,
     streams: Mutex<Vec<Weak<Outbox>>>,
 }
 
-/// A digest or a fetch that needs the engine first.
-struct Missed {
+/// A digest or a fetch of a key.
+struct Asked {
     id: u64,
     key: Key,
     whole: bool,
+    /// The reap generation that the asker read its own copy under.
+    generation: u64,
 }
 
-/// A digest or a fetch.
+/// A digest or a fetch, as it came.
 struct Wanted {
     id: u64,
     key: Bytes,
     whole: bool,
     /// Of the hint that is held of the key.
     hint: bool,
+    generation: u64,
+}
+
+/// Why an object is not taken.
+enum Refusal {
+    Reason(Reason),
+    /// It was read under a lower reap generation than this one.
+    Older {
+        generation: u64,
+        floor: u64,
+    },
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Refusal::Reason(reason)
+    }
 }
 
 impl Replica {
@@ -96,7 +119,16 @@ impl Replica {
             Arc::clone(&parts.board),
             turns.clone(),
         );
+        let answerer = Answerer {
+            views: views.clone(),
+            store: store.clone(),
+            turns: Turns::new(Arc::clone(&parts.pool), Arc::clone(&parts.coordinator)),
+            coordinator: Arc::clone(&parts.coordinator),
+            missed: Arc::clone(&parts.missed),
+            counters: Arc::clone(&parts.counters),
+        };
         Arc::new(Replica {
+            answerer,
             giver: Giver::new(views, store, turns),
             comparer,
             parts,
@@ -207,27 +239,30 @@ impl Replica {
                 Ok(_) if buffered => answers.stored.push(id),
                 Ok(_) if is_planted(Mutant::AckBeforeSync) => answers.waiting.push((0, id)),
                 Ok(sequence) => answers.waiting.push((sequence, id)),
-                Err(Reason::StaleEpoch) => {
+                Err(Refusal::Reason(Reason::StaleEpoch)) => {
                     answers.refuse(id, Reason::StaleEpoch, view.epoch().0);
                 }
-                Err(reason) => answers.refuse(id, reason, 0),
+                Err(Refusal::Reason(reason)) => answers.refuse(id, reason, 0),
+                Err(Refusal::Older { generation, floor }) => {
+                    answers.refuse_older(id, generation, floor);
+                }
             }
         }
     }
 
     /// Takes an object as a hint: of a key that this store owns in no layout that the sender knows.
-    fn hold(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
+    fn hold(&self, view: &View, store: peer::Store) -> Result<u64, Refusal> {
         let key = key_from_wire(&store.key)?;
         let partition = view.layout().partition_of(Token(key.token()));
         let (epoch, is_owner) = (Epoch(store.epoch), view.takes_writes(partition));
         // Its owners were counted by who did not know that this store is one of them.
         if view.refuses_write(epoch) || is_owner && epoch < view.epoch() {
-            return Err(Reason::StaleEpoch);
+            return Err(Reason::StaleEpoch.into());
         }
         let floor = floor_of(&store);
         let object = object_of(store.object)?;
         if object.is_empty() {
-            return Err(Reason::BadRequest);
+            return Err(Reason::BadRequest.into());
         }
         let now_ms = self.parts.steady.ms();
         let taken = self
@@ -235,33 +270,41 @@ impl Replica {
             .store
             .take_hint(&key, object, floor, store.reap_generation, now_ms);
         taken.map_err(|refused| match refused {
-            HintRefused::Budget { .. } => Reason::Overloaded,
-            HintRefused::Full(full) => reason_of(full),
+            HintRefused::Budget { .. } => Reason::Overloaded.into(),
+            HintRefused::Full(full) => reason_of(full).into(),
+            HintRefused::StaleGeneration { generation, floor } => {
+                Refusal::Older { generation, floor }
+            }
         })
     }
 
-    fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Reason> {
+    fn merge(&self, view: &View, store: peer::Store) -> Result<u64, Refusal> {
         let key = key_from_wire(&store.key)?;
         // Its owners were counted by who did not know all that this store has promised to write by.
         if view.refuses_write(Epoch(store.epoch)) {
-            return Err(Reason::StaleEpoch);
+            return Err(Reason::StaleEpoch.into());
         }
         // Kept here it would be nobody's: owned in no layout that lives, it is never read, moved or reaped. Of a partition
         // that is given to this store it would be erased before the store acknowledges that.
         if !view.takes_writes(view.layout().partition_of(Token(key.token()))) {
             let outdated = Epoch(store.epoch) < view.epoch();
-            return Err(if outdated {
-                Reason::StaleEpoch
-            } else {
-                Reason::NotSynced
-            });
+            let reason = match outdated {
+                true => Reason::StaleEpoch,
+                false => Reason::NotSynced,
+            };
+            return Err(reason.into());
         }
         let floor = floor_of(&store);
         let object = object_of(store.object)?;
         self.parts
             .store
-            .merge_write(&key, object, floor)
-            .map_err(reason_of)
+            .merge_write(&key, object, floor, store.reap_generation)
+            .map_err(|refused| match refused {
+                MergeRefused::Full(full) => reason_of(full).into(),
+                MergeRefused::StaleGeneration { generation, floor } => {
+                    Refusal::Older { generation, floor }
+                }
+            })
     }
 
     /// Answers what can be answered now; returns what needs the engine first.
@@ -270,7 +313,7 @@ impl Replica {
         digests: Vec<peer::Digest>,
         fetches: Vec<peer::Fetch>,
         answers: &mut Answers,
-    ) -> Vec<Missed> {
+    ) -> Vec<Asked> {
         let view = self.parts.views.enter();
         add(
             &self.parts.counters.replica_reads,
@@ -281,12 +324,14 @@ impl Replica {
             key: d.key,
             whole: false,
             hint: d.hint,
+            generation: d.reap_generation,
         });
         let wanted = wanted.chain(fetches.into_iter().map(|f| Wanted {
             id: f.id,
             key: f.key,
             whole: true,
             hint: f.hint,
+            generation: f.reap_generation,
         }));
         let mut missed = Vec::new();
         for Wanted {
@@ -294,11 +339,18 @@ impl Replica {
             key,
             whole,
             hint,
+            generation,
         } in wanted
         {
+            let asked = |key| Asked {
+                id,
+                key,
+                whole,
+                generation,
+            };
             match key_from_wire(&key) {
-                Ok(key) if hint => self.read_hint(Missed { id, key, whole }, answers),
-                Ok(key) => missed.extend(self.read(&view, Missed { id, key, whole }, answers)),
+                Ok(key) if hint => self.read_hint(&asked(key), answers),
+                Ok(key) => missed.extend(self.read(&view, asked(key), answers)),
                 Err(reason) => answers.refuse(id, reason, 0),
             }
         }
@@ -306,24 +358,40 @@ impl Replica {
     }
 
     /// Answers from the hint that is held of a key. That there is none says nothing of the key.
-    fn read_hint(&self, wanted: Missed, answers: &mut Answers) {
+    fn read_hint(&self, wanted: &Asked, answers: &mut Answers) {
         match self.parts.store.hint(&wanted.key) {
-            Some(hint) => answer_with(&wanted, &hint.record, hint.generation, answers),
+            Some(hint) => answer_with(wanted, &hint.record, hint.generation, answers),
             None => answers.refuse(wanted.id, Reason::NotSynced, 0),
         }
     }
 
     /// Answers one digest or fetch; hands it back if the engine must be asked first.
-    fn read(&self, view: &View, wanted: Missed, answers: &mut Answers) -> Option<Missed> {
+    ///
+    /// An object that is about to be reaped is told as it is to those who have not come to that round: their own copies may be
+    /// older than the delete. Those who have missed a round that has ended are told so.
+    fn read(&self, view: &View, wanted: Asked, answers: &mut Answers) -> Option<Asked> {
         let partition = view.layout().partition_of(Token(wanted.key.token()));
         if !view.answers_reads(partition) {
             answers.refuse(wanted.id, Reason::NotSynced, 0);
             return None;
         }
-        match self.parts.store.read(&wanted.key) {
+        let store = &self.parts.store;
+        // Before the object is read: it may be older than a round that begins meanwhile.
+        let generation = store.generation(partition.0);
+        match store.read(&wanted.key) {
             Read::Found(record) => {
-                let generation = self.parts.store.generation(partition.0);
-                answer_with(&wanted, &record, generation, answers);
+                let floor = store.floor(partition.0);
+                let is_absent = store.is_absent(&wanted.key, record.leaf());
+                // After that, so that it is the list's, or a later one.
+                let newest = store.generation(partition.0);
+                if wanted.generation < floor {
+                    answers.refuse_older(wanted.id, newest, floor);
+                } else if is_absent && wanted.generation >= newest {
+                    let nothing = Record::new(&wanted.key, Object::empty());
+                    answer_with(&wanted, &nothing, generation, answers);
+                } else {
+                    answer_with(&wanted, &record, generation, answers);
+                }
                 None
             }
             Read::Quarantined => {
@@ -335,7 +403,7 @@ impl Replica {
     }
 
     /// Loads all misses of a batch in one job, and answers them.
-    fn load(self: &Arc<Self>, missed: Vec<Missed>, outbox: Arc<Outbox>, attempts: u8) {
+    fn load(self: &Arc<Self>, missed: Vec<Asked>, outbox: Arc<Outbox>, attempts: u8) {
         add(&self.parts.counters.loads, missed.len());
         let ids: Vec<u64> = missed.iter().map(|m| m.id).collect();
         let (replica, late) = (Arc::clone(self), Arc::clone(&outbox));
@@ -345,7 +413,7 @@ impl Replica {
         }
     }
 
-    fn loaded(self: &Arc<Self>, missed: Vec<Missed>, outbox: &Arc<Outbox>, attempts: u8) {
+    fn loaded(self: &Arc<Self>, missed: Vec<Asked>, outbox: &Arc<Outbox>, attempts: u8) {
         let keys: Vec<Key> = missed.iter().map(|m| m.key.clone()).collect();
         if let Err(error) = self.parts.store.load(&keys) {
             tracing::error!(%error, "the engine failed to load");
@@ -355,7 +423,7 @@ impl Replica {
         let view = self.parts.views.enter();
         let mut answers = Answers::default();
         let count = missed.len();
-        let again: Vec<Missed> = missed
+        let again: Vec<Asked> = missed
             .into_iter()
             .filter_map(|m| self.read(&view, m, &mut answers))
             .collect();
@@ -389,6 +457,11 @@ impl Replica {
         &self.comparer
     }
 
+    /// What answering whoever drives a round of reaping needs.
+    pub(crate) fn reaping(&self) -> &Answerer {
+        &self.answerer
+    }
+
     /// What taking deliveries needs.
     pub(super) fn taker(&self) -> Taker {
         Taker {
@@ -404,7 +477,7 @@ impl Replica {
 }
 
 /// Answers a digest or a fetch with what was found.
-fn answer_with(wanted: &Missed, record: &Record, generation: u64, answers: &mut Answers) {
+fn answer_with(wanted: &Asked, record: &Record, generation: u64, answers: &mut Answers) {
     if !wanted.whole {
         return answers.digests.push((wanted.id, record.leaf()));
     }

@@ -185,6 +185,19 @@ impl Peer for PeerService {
         }))
     }
 
+    async fn reap(
+        &self,
+        request: Request<peer::ReapRequest>,
+    ) -> Result<Response<peer::ReapResponse>, Status> {
+        let replica = self.data()?;
+        let request = request.into_inner();
+        check_fence(replica, request.fence)?;
+        let standings = replica.reaping().answer(request.question).await?;
+        // After what was said was true: whoever was sent anything older by this node is listed in this epoch's decree.
+        let fence = Some(replica.fences().fence());
+        Ok(Response::new(peer::ReapResponse { fence, standings }))
+    }
+
     async fn deliver(
         &self,
         request: Request<peer::DeliverRequest>,

@@ -1,7 +1,8 @@
 //! Hands over what this node holds of a partition to a store that a new layout gives it to.
 //!
 //! Keeps I3: nothing is handed over before this store's own `ack` of that layout, so that what the older layout alone
-//! acknowledged is in what is handed over; and nothing that may be erased already. Keeps I7: few pages at a time, each bounded.
+//! acknowledged is in what is handed over; and nothing that may be erased already. Keeps I4: nothing while a round of reaping is
+//! under way, and each page names the reap generation that it was read under. Keeps I7: few pages at a time, each bounded.
 
 use ringfort_proto::{Failure, Reason, peer};
 use ringfort_ring::{Epoch, PartitionId, Token};
@@ -52,6 +53,7 @@ impl Giver {
     /// Blocks.
     fn page(&self, request: &peer::TransferRequest) -> Result<peer::TransferResponse, Failure> {
         self.judge(request)?;
+        let generation = self.settled(request.partition)?;
         let page = if !request.keys.is_empty() {
             self.these(request)?
         } else if self.gives(request) && self.is_same(request)? {
@@ -61,11 +63,26 @@ impl Giver {
         };
         // What was read may be the leavings of an erasing, if the partition was given away meanwhile.
         self.judge(request)?;
+        if self.settled(request.partition)? != generation {
+            return Err(reaping(request.partition));
+        }
         // What was found damaged while it was read makes the partition unsynced at once.
         Ok(peer::TransferResponse {
             counts: self.store.is_synced(request.partition),
+            reap_generation: generation,
+            reap_floor: self.store.floor(request.partition),
             ..page
         })
+    }
+
+    /// The reap generation of a partition of which no round is under way: what is about to be reaped is neither handed over nor
+    /// left out.
+    fn settled(&self, partition: u32) -> Result<u64, Failure> {
+        let generation = self.store.generation(partition);
+        match self.store.reaping(partition) {
+            None => Ok(generation),
+            Some(_) => Err(reaping(partition)),
+        }
     }
 
     fn judge(&self, request: &peer::TransferRequest) -> Result<(), Failure> {
@@ -143,7 +160,7 @@ impl Giver {
             fence: None,
             moved: moved.collect(),
             next: next.map(|key| key.framed().clone()).unwrap_or_default(),
-            counts: false,
+            ..peer::TransferResponse::default()
         })
     }
 
@@ -173,6 +190,11 @@ impl Giver {
         }
         Ok(answer)
     }
+}
+
+fn reaping(partition: u32) -> Failure {
+    let words = format!("this store is in the midst of reaping partition {partition}");
+    Failure::new(Reason::NotSynced, words)
 }
 
 fn key_of(framed: &bytes::Bytes) -> Result<Key, Failure> {

@@ -40,6 +40,7 @@ use crate::{
     node::{Driven, StorageDriver, ThreadDriver},
     peer::{DataSlot, Fences, Heard, Membership, service},
     pool::{EnginePool, Job, PoolFull},
+    reaper::Missed,
     view::{View, Views},
 };
 
@@ -160,6 +161,7 @@ pub struct Node {
     pub clock: Arc<TestClock>,
     pub pool: Arc<TestPool>,
     pub board: Arc<Board>,
+    pub missed: Arc<Missed>,
     /// What the engine holds, if it is a simulated one.
     pub home: MemHome,
     engine_pool: Arc<dyn EnginePool>,
@@ -217,6 +219,7 @@ impl Node {
             .map_or_else(in_tests, |driven| driven.pool());
         let timing = Timing::new(EXCHANGE_INTERVAL, index as u64);
         let board = Board::new(member.store_id, timing, clock.clone());
+        let missed = Arc::new(Missed::new(views.clone(), store.clone()));
         let data = DataPath::start(DataParts {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             steady: Arc::new(SteadyClock::new(clock.clone())),
@@ -228,6 +231,7 @@ impl Node {
             net: Arc::new(net.clone()),
             pool: Arc::clone(&engine_pool),
             board: Arc::clone(&board),
+            missed: Arc::clone(&missed),
             limits,
             counters: Arc::clone(&counters),
             client_id: 77 + index as u64,
@@ -255,6 +259,7 @@ impl Node {
             clock,
             pool,
             board,
+            missed,
             home,
             engine_pool,
             driven,
@@ -289,6 +294,7 @@ impl Node {
             coordinator: self.data.coordinator.clone(),
             links: self.data.links.clone(),
             board: self.board.clone(),
+            missed: self.missed.clone(),
             bytes_per_s: 64 << 20,
         });
         self.tasks

@@ -11,6 +11,7 @@ use crate::engine::EngineError;
 use crate::key::Key;
 use crate::merkle::{BUCKETS, Tree};
 use crate::mutants::{Mutant, is_planted};
+use crate::record::NO_LEAF;
 
 /// Times that a tree is looked at again after folding, until it is said to change too fast.
 const FOLD_TRIES: usize = 3;
@@ -23,8 +24,8 @@ const LEAVES_BYTES_MAX: usize = 1 << 20;
 pub struct PartitionTree {
     /// The tree, with every entry that was whole.
     pub tree: Tree,
-    /// Keys that the tree has as the engine has them, while copies from peers wait to be folded in: [`Store::load`]
-    /// them and ask again. Empty: the tree is exact.
+    /// Keys that the tree has as the engine has them, while copies from peers wait to be folded in, or while it is not known
+    /// whether they are the tombstones that are absent: [`Store::load`] them and ask again. Empty: the tree is exact.
     pub unfolded: Vec<Key>,
 }
 
@@ -143,12 +144,20 @@ impl Store {
         Ok(page)
     }
 
-    /// Reads keys through to the engine, to send them to others: as [`Self::load`], which verifies what it reads.
+    /// Reads keys through to the engine, to send them to others: as [`Self::load`], which verifies what it reads; of absent
+    /// tombstones nothing.
     ///
     /// # Errors
     /// As of [`Self::load`].
     pub fn load_to_send(&self, keys: &[Key]) -> Result<Vec<Read>, EngineError> {
         let mut reads = self.load(keys)?;
+        for (key, read) in keys.iter().zip(&mut reads) {
+            if let Read::Found(record) = read
+                && self.is_absent(key, record.leaf())
+            {
+                *record = self.inner.nothing(key);
+            }
+        }
         if is_planted(Mutant::ShipCorrupt) {
             for (key, read) in keys.iter().zip(&mut reads) {
                 if matches!(read, Read::Quarantined)
@@ -210,6 +219,23 @@ impl Store {
                 // A placeholder, or a key in quarantine: the engine's leaf stands.
                 (None, _) if entry.dirty == 0 || inner.is_quarantined(key) => {}
                 _ => unfolded.push(key.clone()),
+            }
+        }
+        if let Some(list) = inner.reaper.list(partition) {
+            let shard_of =
+                |key: &Key| &shards[Table::shard_of(key.token()) - Table::shard_of(first)];
+            for tomb in &list.tombs {
+                match shard_of(&tomb.key).get(&tomb.key) {
+                    Some(entry) if entry.slot.whole().is_some() || entry.dirty != 0 => {
+                        let whole = entry.slot.whole().filter(|_| entry.base_leaf.is_some());
+                        if whole.is_some_and(|record| record.leaf() == tomb.leaf) {
+                            let bucket = bucket_of(tomb.key.token(), inner.partitions);
+                            tree.apply(bucket, tomb.leaf, NO_LEAF);
+                        }
+                    }
+                    _ if inner.is_quarantined(&tomb.key) => {}
+                    _ => unfolded.push(tomb.key.clone()),
+                }
             }
         }
         let count = inner.table.changes().count(partition);

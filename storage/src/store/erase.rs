@@ -29,14 +29,18 @@ pub enum EraseError {
     /// The engine is not to be used again, the process has to end.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The partition's absent list could not be dropped. If nobody knows what is on disk, the
+    /// [identity](crate::identity::IdentityFile::failure) says that the process has to end; else go on from where it was.
+    #[error("{0}")]
+    Slot(String),
 }
 
 /// Bytes of records that one page of an erasing reads, give or take one.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
 impl Store {
-    /// Erases keys of a partition after `after` (or from its beginning), at most `keys_max` of them. Whoever calls it sees to
-    /// it that nothing is written to the partition meanwhile.
+    /// Erases keys of a partition after `after` (or from its beginning), at most `keys_max` of them; before the first, drops its
+    /// absent list, durably. Whoever calls it sees to it that nothing is written to the partition meanwhile.
     ///
     /// Blocks: to be run on the engine pool.
     ///
@@ -53,7 +57,11 @@ impl Store {
     ) -> Result<Erased, EraseError> {
         let (first, last) = token_range(partition, self.inner.partitions);
         let (first, after) = after.map_or((first, None), |key| (key.token(), Some(key.framed())));
-        let page = self.scan(first, after.map(|a| &a[..]), last, keys_max, PAGE_BYTES_MAX)?;
+        if self.inner.reaper.is_listed(partition) {
+            let dropped = self.drop_list(partition);
+            dropped.map_err(|error| EraseError::Slot(error.to_string()))?;
+        }
+        let page = self.scan_all(first, after.map(|a| &a[..]), last, keys_max, PAGE_BYTES_MAX)?;
         let mut erased = Erased {
             next: page.next,
             ..Erased::default()
@@ -66,11 +74,15 @@ impl Store {
         Ok(erased)
     }
 
-    /// Whether the partition holds nothing, as far as memory tells: copies that wait to be folded count as something.
+    /// Whether the partition holds nothing, as far as memory tells: copies that wait to be folded count as something, and so does
+    /// an absent list.
     ///
     /// # Panics
     /// If there is no such partition.
     pub fn is_empty(&self, partition: u32) -> bool {
+        if self.inner.reaper.is_listed(partition) {
+            return false;
+        }
         let now = self.partition_tree(partition);
         now.unfolded.is_empty() && now.tree.count() == 0
     }

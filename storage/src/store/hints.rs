@@ -20,7 +20,7 @@ use self::held::{Held, Set};
 use super::digest::token_range;
 use super::merging::merge;
 use super::write::check_stored;
-use super::{Inner, Store, StoreFull};
+use super::{Inner, MergeRefused, Store, StoreFull};
 use crate::codec::rows::Shelf;
 use crate::codec::{self, HintRow};
 use crate::engine::{Engine, EngineError};
@@ -57,6 +57,25 @@ pub enum HintRefused {
     /// The store takes nothing now.
     #[error(transparent)]
     Full(#[from] StoreFull),
+    /// It was read under a lower reap generation than this store is at.
+    #[error("read under an older reap generation than {generation}")]
+    StaleGeneration {
+        /// The one that this store is at.
+        generation: u64,
+        /// Its floor.
+        floor: u64,
+    },
+}
+
+impl From<MergeRefused> for HintRefused {
+    fn from(refused: MergeRefused) -> Self {
+        match refused {
+            MergeRefused::Full(full) => HintRefused::Full(full),
+            MergeRefused::StaleGeneration { generation, floor } => {
+                HintRefused::StaleGeneration { generation, floor }
+            }
+        }
+    }
 }
 
 /// Figures of hints.
@@ -101,6 +120,13 @@ impl Hints {
 
     fn lock(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something while no hint is taken or forgotten.
+    pub(super) fn while_locked(&self, work: impl FnOnce()) {
+        let set = self.lock();
+        work();
+        drop(set);
     }
 
     /// Bytes whose change the engine does not hold yet.
@@ -176,6 +202,8 @@ impl Store {
     ) -> Result<u64, HintRefused> {
         let inner = &*self.inner;
         let mut set = inner.hints.lock();
+        let partition = inner.partition_of(key.token());
+        inner.reaper.check(partition, generation)?;
         let mut held = match set.get(key) {
             None => Held {
                 record: Arc::new(Record::new(key, object)),
@@ -297,11 +325,6 @@ impl Store {
     /// How many hints were taken since the start, and every change of it.
     pub fn hints_taken(&self) -> watch::Receiver<u64> {
         self.inner.hints.taken.subscribe()
-    }
-
-    /// The reap generation of a partition.
-    pub fn generation(&self, _partition: u32) -> u64 {
-        0
     }
 }
 

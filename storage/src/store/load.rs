@@ -106,7 +106,9 @@ impl Inner {
                 .base_leaf
                 .get_or_insert(record.as_ref().map_or(0, |record| record.leaf()));
             if let Slot::Operand(operand) = &entry.slot {
-                entry.slot = Slot::Whole(fold(key, record.as_ref(), operand));
+                let folded = fold(key, record.as_ref(), operand);
+                self.note_due(key, &folded);
+                entry.slot = Slot::Whole(folded);
             }
         });
         let entry = shard.get(key).expect("pinned since the load began");

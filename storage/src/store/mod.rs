@@ -21,6 +21,7 @@ mod load;
 mod merging;
 mod mint;
 mod quarantine;
+mod reaping;
 mod recovery;
 mod rowio;
 mod scan;
@@ -50,6 +51,10 @@ pub use hints::{HINT_BYTES_DEFAULT, Hint, HintRefused, HintStats};
 pub use load::Read;
 pub use mint::Chance;
 pub use quarantine::QUARANTINED_KEYS_MAX;
+pub use reaping::{
+    Advance, AdvanceError, Advanced, ConfirmRefused, Confirmed, Finish, MergeRefused,
+    REAPED_BYTES_MAX, REAPED_TOMBS_MAX, REAPING_LISTS_MAX, ReapWindow, Reapable, Reaping, Tomb,
+};
 pub use recovery::{
     LOCK_FILE, OpenError, OpenReport, Opened, SEGMENT_BYTES_DEFAULT, StoreConfig, StoreParts,
 };
@@ -63,6 +68,7 @@ use self::evidence::Evidence;
 use self::hints::Hints;
 use self::mint::Mint;
 use self::quarantine::Quarantine;
+use self::reaping::Reaper;
 use self::table::{SHARDS, Table};
 use self::wake::Bell;
 use crate::codec;
@@ -83,7 +89,8 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// What all handles, the drain and the loads share. Locks are taken in the order shard, then forest or hints; the others alone.
+/// What all handles, the drain and the loads share. Locks are taken in the order file of reaping, shard, forest or
+/// hints, lists of reaping; the others alone.
 struct Inner {
     table: Table,
     log: Log,
@@ -93,6 +100,7 @@ struct Inner {
     quarantine: Quarantine,
     hints: Hints,
     evidence: Evidence,
+    reaper: Reaper,
     /// The trees of what the engine holds; changed together with an entry's `base_leaf`, under its shard's lock.
     forest: Mutex<Forest>,
     /// Q: a power of two.

@@ -57,13 +57,29 @@ struct Filling {
 
 impl Store {
     /// Reads a page of the keys with `first_token ≤ token ≤ last_token`; with `after` (framed key bytes) of those after
-    /// (`first_token`, `after`). At most `max_keys` keys, and no more once they weigh `max_bytes` in memory.
+    /// (`first_token`, `after`). At most `max_keys` keys, and no more once they weigh `max_bytes` in memory. Absent tombstones
+    /// are not among them.
     ///
     /// Blocks: to be run on the engine pool. A key changed while the page is read may be seen old or new.
     ///
     /// # Errors
     /// [`EngineError`]: the engine is not to be used again, the process has to end.
     pub fn scan(
+        &self,
+        first_token: u64,
+        after: Option<&[u8]>,
+        last_token: u64,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<ScanPage, EngineError> {
+        let mut page = self.scan_all(first_token, after, last_token, max_keys, max_bytes)?;
+        page.records
+            .retain(|(key, record)| !self.is_absent(key, record.leaf()));
+        Ok(page)
+    }
+
+    /// The same with those that are absent.
+    pub(super) fn scan_all(
         &self,
         first_token: u64,
         after: Option<&[u8]>,

@@ -7,6 +7,7 @@ mod erase;
 mod hints;
 mod model;
 mod real;
+mod reaping;
 pub(super) mod rig;
 mod scrub;
 mod sweep;

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::entry::Slot;
 use super::merging::merge;
+use super::reaping::Reaper;
 use super::shard::Shard;
-use super::{Inner, Store};
+use super::{Inner, MergeRefused, Store};
 use crate::codec;
 use crate::key::Key;
 use crate::mutants::{Mutant, is_planted};
@@ -51,6 +52,8 @@ pub enum Written {
         sequence: u64,
         /// Siblings that read as values now.
         live_siblings: usize,
+        /// The reap generation of its partition at that moment.
+        generation: u64,
     },
     /// The request was applied before; nothing changed. To be sent to the other owners again all the same.
     Repeated {
@@ -60,6 +63,8 @@ pub enum Written {
         sequence: u64,
         /// Siblings that read as values now.
         live_siblings: usize,
+        /// The reap generation of its partition at that moment.
+        generation: u64,
     },
     /// The base is not in memory: [`Store::load`] it, then write again. Nothing changed.
     Miss,
@@ -158,6 +163,7 @@ impl Store {
                 record: base,
                 sequence: last,
                 live_siblings,
+                generation: self.generation(inner.partition_of(key.token())),
             });
         }
         inner.check_room()?;
@@ -165,6 +171,7 @@ impl Store {
         let dot = inner.mint_for(base.object(), write);
         let record = Arc::new(Record::new(key, base.object().write(write, dot, now_ms)));
         let sequence = inner.log_and_put(&mut shard, key, Slot::Whole(Arc::clone(&record)));
+        let generation = self.generation(inner.partition_of(key.token()));
         drop(shard);
         inner.after_change();
         let live_siblings = record.object().live_count(now_ms);
@@ -173,6 +180,7 @@ impl Store {
             dot,
             sequence,
             live_siblings,
+            generation,
         })
     }
 
@@ -180,21 +188,86 @@ impl Store {
     /// acknowledged write is refused by no replica whose log can carry it. Returns the log sequence that makes it durable
     /// here (0: it is already).
     ///
+    /// `read_under` is the reap generation that the other store was at before it read the object.
+    ///
     /// What the key and the object hold is kept: give copies, not slices of a receive buffer.
     ///
     /// # Errors
-    /// [`StoreFull`]; nothing changed then.
-    pub fn merge(&self, key: &Key, object: Object) -> Result<u64, StoreFull> {
-        self.merge_write(key, object, Floor::default())
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge(&self, key: &Key, object: Object, read_under: u64) -> Result<u64, MergeRefused> {
+        self.merge_write(key, object, Floor::default(), read_under)
+    }
+
+    /// [`Self::merge`] of a hint that is delivered, `taken_under` a reap generation: taken below that of this store, too, but not below
+    /// its floor.
+    ///
+    /// # Errors
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge_hint(
+        &self,
+        key: &Key,
+        object: Object,
+        taken_under: u64,
+    ) -> Result<u64, MergeRefused> {
+        let checked = |reaper: &Reaper, partition| reaper.check_hint(partition, taken_under);
+        self.inner
+            .merge_checked(key, object, Floor::default(), checked)
     }
 
     /// [`Self::merge`] of a copy that a client's write made, and with it forgets the requests that `floor` covers.
     ///
     /// # Errors
+    /// [`MergeRefused`]; nothing changed then.
+    pub fn merge_write(
+        &self,
+        key: &Key,
+        object: Object,
+        floor: Floor,
+        read_under: u64,
+    ) -> Result<u64, MergeRefused> {
+        let checked = |reaper: &Reaper, partition| reaper.check(partition, read_under);
+        self.inner.merge_checked(key, object, floor, checked)
+    }
+
+    /// Forgets a key: its rows go with the next drain. For reaping and for partitions that are acquired anew; a delete is
+    /// a [`write`](Self::write) of a tombstone. Returns the log sequence that makes it durable.
+    ///
+    /// # Errors
     /// [`StoreFull`]; nothing changed then.
-    pub fn merge_write(&self, key: &Key, object: Object, floor: Floor) -> Result<u64, StoreFull> {
+    pub fn erase(&self, key: &Key) -> Result<u64, StoreFull> {
         let inner = &*self.inner;
         let mut shard = inner.table.lock_key(key);
+        let sequence = inner.erase_in(&mut shard, key)?;
+        drop(shard);
+        inner.after_change();
+        Ok(sequence)
+    }
+
+    /// Forgets a key whose object has this leaf. False: it has another, or is not in memory.
+    pub(super) fn erase_exactly(&self, key: &Key, leaf: u64) -> Result<bool, StoreFull> {
+        let inner = &*self.inner;
+        let mut shard = inner.table.lock_key(key);
+        let whole = shard.get(key).and_then(|entry| entry.slot.whole());
+        if whole.is_none_or(|record| record.leaf() != leaf) {
+            return Ok(false);
+        }
+        inner.erase_in(&mut shard, key)?;
+        drop(shard);
+        inner.after_change();
+        Ok(true)
+    }
+}
+
+impl Inner {
+    fn merge_checked(
+        &self,
+        key: &Key,
+        object: Object,
+        floor: Floor,
+        check: impl FnOnce(&Reaper, u32) -> Result<(), MergeRefused>,
+    ) -> Result<u64, MergeRefused> {
+        let mut shard = self.table.lock_key(key);
+        check(&self.reaper, self.partition_of(key.token()))?;
         let slot = match shard.touch(key) {
             None => {
                 check_stored(&object)?;
@@ -210,34 +283,22 @@ impl Store {
                 entry.slot.with(Arc::new(record))
             }
         };
-        inner.check_room()?;
-        let sequence = inner.log_and_put(&mut shard, key, slot);
+        self.check_room()?;
+        let sequence = self.log_and_put(&mut shard, key, slot);
         drop(shard);
-        inner.after_change();
+        self.after_change();
         Ok(sequence)
     }
 
-    /// Forgets a key: its rows go with the next drain. For reaping and for partitions that are acquired anew; a delete is
-    /// a [`write`](Self::write) of a tombstone. Returns the log sequence that makes it durable.
-    ///
-    /// # Errors
-    /// [`StoreFull`]; nothing changed then.
-    pub fn erase(&self, key: &Key) -> Result<u64, StoreFull> {
-        let inner = &*self.inner;
-        let mut shard = inner.table.lock_key(key);
-        inner.check_room()?;
-        let sequence = inner.log.append(|buffer| codec::encode_erase(key, buffer));
-        inner
-            .table
-            .write(&mut shard, key, Slot::Whole(inner.nothing(key)), sequence);
-        inner.quarantine.release(key);
-        drop(shard);
-        inner.after_change();
+    fn erase_in(&self, shard: &mut Shard, key: &Key) -> Result<u64, StoreFull> {
+        self.check_room()?;
+        let sequence = self.log.append(|buffer| codec::encode_erase(key, buffer));
+        self.table
+            .write(shard, key, Slot::Whole(self.nothing(key)), sequence);
+        self.quarantine.release(key);
         Ok(sequence)
     }
-}
 
-impl Inner {
     /// Refuses what would not fit. To be asked under the lock of what is changed, so that nothing slips past a close.
     pub(super) fn check_room(&self) -> Result<(), StoreFull> {
         if self.closing.load(Ordering::Acquire) {
@@ -280,6 +341,7 @@ impl Inner {
         let sequence = self
             .log
             .append(|buffer| codec::encode_object(key, logged.record(), buffer));
+        self.note_due(key, slot.record());
         if is_planted(Mutant::ApplyLate) {
             shard.put_off(key.clone(), slot, sequence);
         } else {

@@ -22,6 +22,8 @@ const TABLE_BYTES: usize = 512 << 10;
 /// Small enough that segments are used again.
 const SEGMENT_BYTES: u64 = 128 << 10;
 const CACHE_BYTES: u64 = 1 << 20;
+/// Steps after which threads that are still behind are given up.
+const MORE_STEPS_MAX: usize = 100_000;
 /// Keys in use.
 pub const KEYS: usize = 48;
 
@@ -38,6 +40,11 @@ pub struct Life {
     pub drains: u64,
     /// The directory at the end.
     pub end: Image,
+}
+
+/// Whether so much has happened in a life that its images show something.
+pub fn is_enough(changes: usize, hints: usize, drains: u64) -> bool {
+    drains > 1 && changes > 100 && hints > 10
 }
 
 /// Opens the store of a directory as every run here does.
@@ -82,6 +89,13 @@ pub fn record(
     let mut run = Run::new(opened, threads, history, chance);
     run.mark();
     for _ in 0..steps {
+        run.step();
+    }
+    // Threads work in their own time: while they are behind, most changes are refused.
+    for _ in 0..MORE_STEPS_MAX {
+        if !threads || run.is_enough() {
+            break;
+        }
         run.step();
     }
     match stop {

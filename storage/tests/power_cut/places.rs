@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::chance::Chance;
 use crate::image::Image;
-use crate::life::Life;
+use crate::life::{self, Life};
 use crate::recorder::{FileId, Op, Trace};
 
 /// Positions by the kind of a file: `log`, `sled`, `checkpoint`, `identity`.
@@ -82,7 +82,7 @@ pub fn describe(name: &str, life: &Life) {
         "{name}: {changes} changes, {hints} of hints, {drains} drains, {ops} operations, syncs {syncs:?}, {bytes} bytes"
     );
     assert!(
-        drains > 1 && changes > 100 && hints > 10,
+        life::is_enough(changes, hints, drains),
         "{name}: little happened"
     );
     // All of sled's go through the `sync_file_range` of storage.

@@ -12,7 +12,7 @@ use ringfort_storage::{Key, Record};
 use crate::chance::Chance;
 use crate::history::{Event, HintEvent, History, Minted};
 use crate::image::Image;
-use crate::life::{KEYS, Life, keys};
+use crate::life::{self, KEYS, Life, keys};
 use crate::machines::Machines;
 use crate::recorder::{self, Trace};
 
@@ -99,6 +99,11 @@ impl Run {
             }
         }
         self.mark();
+    }
+
+    /// Whether enough has happened.
+    pub fn is_enough(&self) -> bool {
+        life::is_enough(self.changes, self.hints, self.store.stats().drains)
     }
 
     /// The life that this was.
@@ -350,7 +355,7 @@ impl Run {
     fn receive(&mut self) {
         let (name, object) = self.peer_copy();
         let (position, before) = (recorder::position(), self.store.stats().last_sequence);
-        match self.store.merge(&name, object.clone()) {
+        match self.store.merge(&name, object.clone(), 0) {
             Ok(sequence) if sequence > before => {
                 let merged = self
                     .history

@@ -98,7 +98,7 @@ async fn a_read_at_r_sees_what_was_acknowledged_at_w_without_its_coordinator() {
         panic!("just written")
     };
     b.store
-        .merge(&storage_key(b, "k"), record.object().clone())
+        .merge(&storage_key(b, "k"), record.object().clone(), 0)
         .expect("merges");
     cluster.kill(0).await;
     assert_eq!(values(c.run(get_r("k", 2)).await), ["v"]);

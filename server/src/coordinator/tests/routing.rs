@@ -150,6 +150,7 @@ async fn messages_are_fenced() {
             id: 7,
             key: bytes::Bytes::from_static(b"\0\0k"),
             hint: false,
+            reap_generation: 0,
         }],
         ..peer::Batch::default()
     };
@@ -208,11 +209,13 @@ async fn a_node_keeps_and_vouches_for_nothing_that_is_not_its_own() {
             id: 2,
             key: framed.clone(),
             hint: false,
+            reap_generation: 0,
         }],
         fetches: vec![peer::Fetch {
             id: 3,
             key: framed,
             hint: false,
+            reap_generation: 0,
         }],
         ..peer::Batch::default()
     };

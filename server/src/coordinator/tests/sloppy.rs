@@ -252,7 +252,7 @@ async fn repairs_go_to_owners_alone() {
     let other = &cluster.nodes[owners[1]];
     let object = newer(&before.record, &read.context, &key);
     for node in [me, other] {
-        node.store.merge(&key, object.clone()).expect("merges");
+        node.store.merge(&key, object.clone(), 0).expect("merges");
         node.store.load(std::slice::from_ref(&key)).expect("loads");
     }
     let read = get_ok(me.run(get_r("k", 3)).await);

@@ -52,7 +52,7 @@ fn repaired(get: &Get) -> Vec<usize> {
 #[test]
 fn equal_digests_stand_for_the_own_object() {
     let mut get = read(2);
-    assert!(get.own(record(object(1)), true).is_empty());
+    assert!(get.own(record(object(1)), true, false).is_empty());
     assert_eq!(get.verdict(), Wait);
     assert!(!get.digest(1, leaf(&object(1))));
     assert_eq!((get.verdict(), get.is_settled()), (Ready, false));
@@ -67,7 +67,7 @@ fn a_digest_that_comes_before_the_own_copy_waits_for_it() {
     assert!(!get.digest(1, leaf(&object(1))));
     assert!(!get.digest(2, leaf(&object(2))));
     assert_eq!(get.verdict(), Wait);
-    let fetch = get.own(record(object(1)), true);
+    let fetch = get.own(record(object(1)), true, false);
     assert_eq!(fetch.iter().collect::<Vec<_>>(), [2]);
     assert_eq!(get.verdict(), Ready);
 }
@@ -75,7 +75,7 @@ fn a_digest_that_comes_before_the_own_copy_waits_for_it() {
 #[test]
 fn a_differing_digest_counts_only_once_its_object_is_merged() {
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     assert!(get.digest(1, leaf(&object(2))));
     assert_eq!(get.verdict(), Wait);
     assert!(!get.digest(1, leaf(&object(1))), "it has answered");
@@ -93,7 +93,7 @@ fn a_differing_digest_counts_only_once_its_object_is_merged() {
 #[test]
 fn an_object_that_nobody_asked_for_is_not_merged() {
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     get.object(1, object(2));
     assert_eq!((get.verdict(), get.merged()), (Wait, 1));
 }
@@ -101,13 +101,13 @@ fn an_object_that_nobody_asked_for_is_not_merged() {
 #[test]
 fn nothing_stored_is_a_reply_and_is_repaired() {
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     assert!(!get.digest(1, 0));
     assert_eq!(get.verdict(), Ready);
     get.fail(2);
     assert_eq!((get.is_settled(), repaired(&get)), (true, vec![1]));
     let mut nothing = read(2);
-    nothing.own(record(Object::empty()), true);
+    nothing.own(record(Object::empty()), true, false);
     nothing.digest(1, 0);
     nothing.digest(2, 0);
     assert_eq!((nothing.verdict(), repaired(&nothing)), (Ready, vec![]));
@@ -116,26 +116,26 @@ fn nothing_stored_is_a_reply_and_is_repaired() {
 #[test]
 fn an_own_copy_that_does_not_count_is_no_reply() {
     let mut get = read(2);
-    get.own(record(Object::empty()), false);
+    get.own(record(Object::empty()), false, false);
     assert!(get.digest(1, leaf(&object(1))));
     get.object(1, object(1));
     assert_eq!(get.verdict(), Wait);
     assert!(!get.digest(2, leaf(&object(1))));
     assert_eq!(get.verdict(), Ready);
     let mut alone = read(3);
-    alone.own(record(Object::empty()), false);
+    alone.own(record(Object::empty()), false, false);
     assert_eq!(alone.verdict(), Hopeless);
 }
 
 #[test]
 fn failures_make_a_read_hopeless_and_take_nothing_back() {
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     get.digest(1, leaf(&object(1)));
     get.fail(1);
     assert_eq!(get.verdict(), Ready);
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     assert!(get.digest(1, leaf(&object(2))));
     get.fail(1);
     assert_eq!(get.verdict(), Wait);
@@ -149,7 +149,7 @@ fn a_hint_counts_and_no_hint_says_nothing_and_neither_is_repaired() {
     let read = |need| Get::new(key(), 3, 2, 0, need);
     let two = object(1).merge(object(2));
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     get.fail(1);
     get.fail(2);
     assert_eq!(get.verdict(), Wait);
@@ -164,7 +164,7 @@ fn a_hint_counts_and_no_hint_says_nothing_and_neither_is_repaired() {
     assert_eq!(repaired(&get), [0]);
 
     let mut get = read(2);
-    get.own(record(object(1)), true);
+    get.own(record(object(1)), true, false);
     for place in 1..5 {
         assert_eq!(get.verdict(), Wait, "{place}");
         get.fail(place);
@@ -173,7 +173,7 @@ fn a_hint_counts_and_no_hint_says_nothing_and_neither_is_repaired() {
 
     // A hint that differs from what the owners agree on.
     let mut get = read(2);
-    get.own(record(object(1).merge(object(2))), true);
+    get.own(record(object(1).merge(object(2))), true, false);
     assert!(!get.digest(1, leaf(&object(1).merge(object(2)))));
     assert!(get.digest(3, leaf(&object(1))));
     get.object(3, object(1));

@@ -145,6 +145,7 @@ impl Drainer {
                     return Ok(change(Arc::clone(slot.record()), old_leaf));
                 };
                 let record = fold(key, under.as_ref(), &operand);
+                inner.note_due(key, &record);
                 // A quarantined key stays an operand: what is under it may be less than this store once had.
                 if !inner.is_quarantined(key) {
                     self.put_back(key, generation, Arc::clone(&record), old_leaf);

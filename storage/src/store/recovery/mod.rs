@@ -23,6 +23,7 @@ use super::evidence::Evidence;
 use super::hints::{HINT_BYTES_DEFAULT, Hints};
 use super::mint::{Chance, Mint};
 use super::quarantine::{Added, Quarantine};
+use super::reaping::Reaper;
 use super::table::{TABLE_BYTES_DEFAULT, Table};
 use super::wake::Bell;
 use super::{Inner, Store, partition_of};
@@ -258,6 +259,7 @@ impl Store {
         }
         // The trees were made without them.
         quarantine.leave_out(survey.damaged.into_iter(), |_| false);
+        let reaper = Reaper::open(&disk, partitions, recovered.last_sequence)?;
         let (log, writer) = Log::start(disk, log_config, recovered)?;
         let inner = Arc::new(Inner {
             table,
@@ -268,6 +270,7 @@ impl Store {
             quarantine,
             hints,
             evidence,
+            reaper,
             forest: Mutex::new(survey.forest),
             partitions,
             closing: AtomicBool::new(false),

@@ -3,7 +3,9 @@
 use super::rig::{Rig, applied, foreign, key, put, small_config};
 use crate::disk::Disk;
 use crate::key::Key;
-use crate::store::{DrainStep, Read, StoreConfig, StoreFull, WriteLimits, WriteRefused, Written};
+use crate::store::{
+    DrainStep, MergeRefused, Read, StoreConfig, StoreFull, WriteLimits, WriteRefused, Written,
+};
 use crate::version::{ActorId, Clock, Context, NewPayload, Object, RequestId, Write};
 
 fn rig() -> Rig {
@@ -76,14 +78,14 @@ fn a_peers_copy_is_kept_without_reading_the_engine_and_folded_later() {
     let theirs = foreign(&Object::empty(), 77, 1, request, b"theirs");
     let sequence = rig
         .store()
-        .merge(&key(1), theirs.clone())
+        .merge(&key(1), theirs.clone(), 0)
         .expect("there is room");
     assert!(
         matches!(rig.store().read(&key(1)), Read::Miss),
         "an operand is not the whole object"
     );
     assert_eq!(
-        rig.store().merge(&key(1), theirs.clone()),
+        rig.store().merge(&key(1), theirs.clone(), 0),
         Ok(sequence),
         "nothing new is not logged again"
     );
@@ -96,7 +98,11 @@ fn a_peers_copy_is_kept_without_reading_the_engine_and_folded_later() {
     let mut values = rig.values(&key(1));
     values.sort();
     assert_eq!(values, ["mine", "theirs"]);
-    assert_eq!(rig.store().merge(&key(1), theirs), Ok(0), "durable already");
+    assert_eq!(
+        rig.store().merge(&key(1), theirs, 0),
+        Ok(0),
+        "durable already"
+    );
 }
 
 #[test]
@@ -139,11 +145,11 @@ fn what_the_log_cannot_carry_is_refused_and_harms_nothing() {
         )
     };
     for actor in 1..=4 {
-        let merged = rig.store().merge(&key(1), copy(actor));
+        let merged = rig.store().merge(&key(1), copy(actor), 0);
         match actor {
             1 | 2 => assert!(merged.is_ok(), "{merged:?}"),
             _ => assert!(
-                matches!(merged, Err(StoreFull::Object { .. })),
+                matches!(merged, Err(MergeRefused::Full(StoreFull::Object { .. }))),
                 "{merged:?}"
             ),
         }
@@ -165,7 +171,7 @@ fn what_the_log_cannot_carry_is_refused_and_harms_nothing() {
     }
     let context = rig.get(&key(1)).object().into();
     applied(rig.put(&key(1), b"small", Some(context)));
-    assert!(rig.store().merge(&key(1), copy(3)).is_ok(), "room again");
+    assert!(rig.store().merge(&key(1), copy(3), 0).is_ok(), "room again");
     assert_eq!(rig.values(&key(1)).len(), 2);
 }
 
@@ -211,8 +217,8 @@ fn without_free_space_nothing_is_taken_and_no_drain_begins() {
     rig.put(&key(1), b"before", None);
     rig.store().set_out_of_space(true);
     let theirs = foreign(&Object::empty(), 9, 1, rig.request(), b"theirs");
-    let refused = rig.store().merge(&key(2), theirs.clone());
-    assert_eq!(refused, Err(StoreFull::Space));
+    let refused = rig.store().merge(&key(2), theirs.clone(), 0);
+    assert_eq!(refused, Err(StoreFull::Space.into()));
     rig.sync_log();
     rig.now_ms += 10 * crate::store::FREEZE_AGE_MS_MAX;
     for _ in 0..20 {
@@ -225,7 +231,7 @@ fn without_free_space_nothing_is_taken_and_no_drain_begins() {
 
     rig.store().set_out_of_space(false);
     assert_ne!(rig.step_drain(), DrainStep::Idle);
-    assert!(rig.store().merge(&key(2), theirs).is_ok());
+    assert!(rig.store().merge(&key(2), theirs, 0).is_ok());
     assert_eq!(rig.values(&key(2)), ["theirs"]);
 }
 
@@ -260,8 +266,8 @@ fn a_full_table_refuses_until_it_is_drained() {
         b"v",
     );
     assert_eq!(
-        rig.store().merge(&key(9_999), theirs),
-        Err(StoreFull::Table)
+        rig.store().merge(&key(9_999), theirs, 0),
+        Err(StoreFull::Table.into())
     );
     rig.drain();
     rig.put(&key(number), b"v", None);
@@ -333,7 +339,10 @@ fn a_closing_store_takes_nothing_more() {
         },
         b"v",
     );
-    assert_eq!(rig.store().merge(&key(2), theirs), Err(StoreFull::Closing));
+    assert_eq!(
+        rig.store().merge(&key(2), theirs, 0),
+        Err(StoreFull::Closing.into())
+    );
     rig.stop();
     rig.restart();
     assert_eq!(rig.values(&key(1)), ["1"]);
@@ -439,7 +448,7 @@ fn a_damaged_record_is_never_served_and_its_actor_mints_no_more() {
         b"theirs",
     );
     rig.store()
-        .merge(&key(5), theirs.clone())
+        .merge(&key(5), theirs.clone(), 0)
         .expect("there is room");
     assert!(matches!(rig.store().read(&key(5)), Read::Quarantined));
     rig.drain();

@@ -82,7 +82,7 @@ fn leaves(copies: &BTreeMap<Key, Arc<Record>>) -> BTreeMap<Key, Vec<u64>> {
 fn restore(rig: &mut Rig, partition: u32, copies: &BTreeMap<Key, Arc<Record>>) -> bool {
     let actor = rig.store().actor();
     for (key, copy) in copies {
-        let merged = rig.store().merge(key, copy.object().clone());
+        let merged = rig.store().merge(key, copy.object().clone(), 0);
         merged.expect("there is room");
     }
     rig.store().settle(partition).expect("there is room");
@@ -115,7 +115,7 @@ fn a_record_that_came_back_stands_in_the_place_of_the_damaged_row() {
             heal(&mut rig);
             if drained_first {
                 let copy = copies[&lost].object().clone();
-                rig.store().merge(&lost, copy).expect("there is room");
+                rig.store().merge(&lost, copy, 0).expect("there is room");
                 rig.drain();
                 assert!(matches!(rig.store().read(&lost), Read::Quarantined));
             }
@@ -203,7 +203,7 @@ fn what_rots_again_before_the_end_of_its_quarantine_is_no_settled_matter() {
     let actor = rig.store().actor();
     let copy = copies[&lost].object().clone();
     rig.store()
-        .merge(&lost, copy.clone())
+        .merge(&lost, copy.clone(), 0)
         .expect("there is room");
     rig.drain();
     rig.store().inner.table.evict_all();
@@ -281,7 +281,9 @@ fn what_was_lost_is_remembered() {
         sequence: 1,
     };
     let newer = foreign(&Object::empty(), 77, 1, request, b"theirs");
-    rig.store().merge(&lost[0], newer).expect("there is room");
+    rig.store()
+        .merge(&lost[0], newer, 0)
+        .expect("there is room");
     rig.drain();
     rig.stop();
     // More is lost while it is stopped, and found at the start.

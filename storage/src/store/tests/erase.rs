@@ -41,7 +41,9 @@ fn filled() -> Rig {
     rig.drain();
     rig.store().inner.table.evict_all();
     for n in 30..60 {
-        rig.store().merge(&mine(n), copy(n)).expect("there is room");
+        rig.store()
+            .merge(&mine(n), copy(n), 0)
+            .expect("there is room");
     }
     rig.put(&mine(60), b"table", None);
     rig.sync_log();
@@ -112,7 +114,7 @@ fn what_comes_after_the_erasing_stays() {
     let mut rig = filled();
     erase(&mut rig, usize::MAX);
     for n in 0..9 {
-        let stored = rig.store().merge(&mine(n), copy(900 + n));
+        let stored = rig.store().merge(&mine(n), copy(900 + n), 0);
         stored.expect("there is room");
     }
     rig.sync_log();

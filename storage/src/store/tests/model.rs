@@ -1,6 +1,8 @@
 //! Random histories against a plain map: whatever is asked, in whatever order, with crashes at any step, the store holds
 //! what the map holds (I1, I2), and its trees say so (I5).
 
+mod reaping;
+
 use std::collections::BTreeMap;
 
 use super::rig::{Dice, Rig, foreign, key, put, small_config};
@@ -26,6 +28,8 @@ struct Model {
     /// The same of hints; `None`: gone.
     hint_changes: Vec<(u64, Key, Option<HintModel>)>,
     hints: BTreeMap<Key, HintModel>,
+    /// Of partitions that have seen a round.
+    rounds: BTreeMap<u32, reaping::Round>,
 }
 
 /// Object, generation, time.
@@ -67,9 +71,10 @@ impl Model {
             .collect();
     }
 
-    /// What is there, in key order.
+    /// What is there and not absent, in key order.
     fn stored(&self) -> Vec<(Key, Object)> {
-        let there = self.objects.iter().filter(|(_, object)| !object.is_empty());
+        let there = self.objects.iter();
+        let there = there.filter(|(key, object)| !object.is_empty() && !self.is_absent(key));
         there
             .map(|(key, object)| (key.clone(), object.clone()))
             .collect()
@@ -89,11 +94,12 @@ struct History {
     loads: Vec<(Key, Result<Stored, EngineError>)>,
     crashes: u64,
     refused: u64,
+    counts: reaping::Counts,
 }
 
 #[test]
 fn random_histories_match_a_plain_map() {
-    let mut refused = 0;
+    let (mut refused, mut counts) = (0, reaping::Counts::default());
     for seed in 0..SEEDS {
         let mut history = History::new(seed);
         for step in 0..STEPS {
@@ -105,6 +111,7 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         history.rig.stop();
         history.rig.restart();
+        history.cut_rounds(u64::MAX);
         assert!(
             history.rig.report().clean,
             "seed {seed}: {:?}",
@@ -113,7 +120,9 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         assert!(history.crashes > 0, "seed {seed} saw no crash");
         refused += history.refused;
+        counts.add(&history.counts);
     }
+    assert!(counts.are_all_seen(), "{counts:?}");
     assert!(refused > 0, "no hint met the budget");
 }
 
@@ -129,13 +138,15 @@ impl History {
             loads: Vec::new(),
             crashes: 0,
             refused: 0,
+            counts: reaping::Counts::default(),
         }
     }
 
     fn step(&mut self, seed: u64, step: usize) {
-        match self.dice.below(104) {
+        match self.dice.below(112) {
             100..103 => self.hint(),
             103 => self.forget(),
+            104.. => self.reap(),
             0..24 => self.write(),
             24..38 => self.merge(),
             38..41 => self.erase(),
@@ -179,7 +190,7 @@ impl History {
         let context = (self.dice.below(4) > 0).then(|| Context::from(&base));
         let value = self.any_value();
         let mut write = put(self.request(), &value, context);
-        if write.context.is_some() && self.dice.below(8) == 0 {
+        if write.context.is_some() && self.dice.below(4) == 0 {
             write.payload = NewPayload::Delete;
         }
         self.try_write(&key, &write);
@@ -239,7 +250,10 @@ impl History {
         self.peer.insert(key.clone(), theirs.clone());
         let merged = self.model.get(&key).merge(theirs.clone());
         let last = self.rig.store().stats().last_sequence;
-        match self.rig.store().merge(&key, theirs) {
+        let Some(under) = self.read_under(&key, &theirs) else {
+            return;
+        };
+        match self.rig.store().merge(&key, theirs, under) {
             Ok(sequence) if sequence > last => self.model.set(sequence, &key, merged),
             Ok(_) => assert_eq!(
                 merged,
@@ -263,7 +277,10 @@ impl History {
             }
         };
         self.peer.insert(key.clone(), theirs.clone());
-        let (generation, now_ms) = (self.dice.below(3), self.rig.now_ms);
+        let Some(under) = self.read_under(&key, &theirs) else {
+            return;
+        };
+        let (generation, now_ms) = (under + self.dice.below(3), self.rig.now_ms);
         let merged = match self.model.hints.get(&key).cloned() {
             None => (theirs.clone(), generation, now_ms),
             Some((held, under, at)) => (
@@ -283,6 +300,7 @@ impl History {
             Ok(_) => assert_eq!(Some(&merged), self.model.hints.get(&key)),
             Err(HintRefused::Budget { .. }) => self.refused += 1,
             Err(HintRefused::Full(_)) => self.drain(),
+            Err(stale @ HintRefused::StaleGeneration { .. }) => panic!("{stale}"),
         }
     }
 
@@ -449,6 +467,7 @@ impl History {
         assert!(!self.rig.report().lost_hints, "seed {seed} step {step}");
         assert_ne!(self.rig.store().actor(), actor);
         self.model.cut(recovered);
+        self.cut_rounds(recovered);
         if self.dice.below(2) == 0 {
             self.check_all();
         }
@@ -466,5 +485,6 @@ impl History {
         self.scan();
         self.trees();
         self.check_hints();
+        self.check_rounds();
     }
 }

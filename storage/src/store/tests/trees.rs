@@ -82,7 +82,7 @@ impl History {
         };
         let copy = foreign(&Object::empty(), 2, self.copies, request, b"copy");
         // A full table refuses.
-        let _ = self.rig.store().merge(key, copy);
+        let _ = self.rig.store().merge(key, copy, 0);
     }
 
     fn drain(&mut self) {
@@ -264,7 +264,7 @@ fn folding_is_bounded_and_gets_nearer_each_time() {
     for n in 0..10 {
         let copy = foreign(&Object::empty(), 2, 1, request, b"copy");
         rig.store()
-            .merge(&key(16 * n), copy)
+            .merge(&key(16 * n), copy, 0)
             .expect("there is room");
     }
     let store = rig.store();

@@ -1,0 +1,562 @@
+//! Reaping: tombstones go once nothing older than they can come back. Keeps I4: time only offers them; that every owner and every
+//! member takes part is what lets them go.
+//!
+//! A *round* of one partition leads from reap generation g to g + 1:
+//!
+//! 1. *Confirm.* The first owner finds what is past the undelete window and the grace, and asks every owner whether its own
+//!    object is exactly that tombstone, durably.
+//! 2. *Commit and advance.* If all do, by the newest decree and while one layout lives, the list is made durable here, and every
+//!    member told: from then on it refuses what was read under g or below. What is listed counts as nothing, stays, and still merges.
+//! 3. *Finish.* Once every member is at g + 1 and holds no hint taken under g or below, the owners erase what is listed.
+//!
+//! Whoever has a list carries its round on; all steps can be repeated. A member that is silent stops the round and nothing else;
+//! one that is excused is not waited for. [`core`] decides, `answers` is the side of those who are asked, [`Missed`] what a store does
+//! that was not asked: only a directory that was put back, or that is new to the partition.
+//!
+//! Keeps I7: few rounds at a time, few partitions in a request, bounded lists, one request under way to each member.
+
+mod answers;
+pub mod core;
+pub mod figures;
+mod missed;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use ringfort_proto::{
+    Failure,
+    peer::{self, ReapLists, ReapStanding, reap_request, reap_request::Question as Wire},
+};
+use ringfort_ring::{Epoch, PartitionId, StoreId};
+use ringfort_storage::{
+    Store,
+    mutants::{Mutant, is_planted},
+    store::{Advance, Advanced, REAPED_BYTES_MAX, REAPED_TOMBS_MAX, ReapWindow, Tomb},
+};
+use tokio::time::Instant;
+
+pub use self::{
+    answers::Answerer,
+    figures::Figures,
+    missed::{At, Missed},
+};
+use self::{
+    core::{Action, Core, Known, Question, Stalled, Standing, TURN, Verdict},
+    wire::{Asked, LISTS_AT_ONCE, list_to_wire},
+};
+use crate::{
+    clock::{Clock, SteadyClock},
+    coordinator::Coordinator,
+    council::Council,
+    counters::Counters,
+    gossip::Routes,
+    mover::local::Local,
+    net::Net,
+    peer::{Bulk, Fences, Links},
+    pool::EnginePool,
+    view::{View, Views},
+};
+
+/// It is looked for something to do after this, and up to as much more by the node's jitter.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two steps of the same rounds: others' work goes on.
+const STEP: Duration = Duration::from_millis(5);
+/// Rounds that this node has to do with at once, at most: the lists of all owners together have room in each store.
+const ROUNDS_MAX: usize = LISTS_AT_ONCE;
+/// Partitions that are walked through at one look, at most.
+const WALKS_MAX: usize = 4;
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// A partition of which a round was not confirmed is left alone for so long.
+const SETBACK: Duration = Duration::from_secs(2);
+/// A round that takes so long is stalled, and operators are told.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Time for the ages of request ids, and of deletes.
+    pub steady: Arc<SteadyClock>,
+    /// The current view.
+    pub views: Views,
+    /// This node's store.
+    pub store: Store,
+    /// Knows the newest decree.
+    pub council: Arc<Council>,
+    /// Where what blocks is done.
+    pub pool: Arc<dyn EnginePool>,
+    /// Connections of its own.
+    pub net: Arc<dyn Net>,
+    /// Who is down, and where nodes are now.
+    pub routes: Arc<Routes>,
+    /// Who is connected.
+    pub links: Arc<Links>,
+    /// Fences of what is asked.
+    pub fences: Fences,
+    /// Told of new generations; whose clients it gives way to.
+    pub coordinator: Arc<Coordinator>,
+    /// What this store answers, to others and to itself.
+    pub answerer: Answerer,
+    /// What is told of it.
+    pub figures: Arc<Figures>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// When a tombstone is offered.
+    pub window: ReapWindow,
+    /// Any number; fixes the jitter.
+    pub jitter: u64,
+}
+
+/// The worker of one node.
+pub struct Reaper {
+    parts: Parts,
+    local: Local,
+    bulk: Bulk,
+    core: Core,
+    /// Partitions of which a round was not confirmed, and until when they are left alone.
+    setbacks: BTreeMap<u32, Instant>,
+    /// Something could be reaped since then, and no round is begun, because these members are down.
+    held_up: Option<(Instant, Vec<StoreId>)>,
+}
+
+/// The newest decree, as far as this node's view goes.
+struct Cluster {
+    view: Arc<View>,
+    members: BTreeSet<StoreId>,
+}
+
+impl Cluster {
+    fn of(view: Arc<View>) -> Cluster {
+        let members = view.history().decree().present();
+        Cluster {
+            members: members.keys().copied().collect(),
+            view,
+        }
+    }
+
+    fn owners(&self, partition: u32) -> BTreeSet<StoreId> {
+        let mut owners = self.view.owners_everywhere(PartitionId(partition));
+        owners.retain(|owner| self.members.contains(owner));
+        owners
+    }
+}
+
+/// What was asked together, and what came of it.
+struct Batch {
+    store: StoreId,
+    questions: Vec<(u32, Question)>,
+}
+
+impl Reaper {
+    /// A worker that has done nothing.
+    pub fn new(parts: Parts) -> Reaper {
+        Reaper {
+            local: Local::new(&parts.store, &parts.pool, &parts.views, &parts.coordinator),
+            bulk: Bulk::new(&parts.net, &parts.routes, &parts.fences),
+            core: Core::default(),
+            setbacks: BTreeMap::new(),
+            held_up: None,
+            parts,
+        }
+    }
+
+    /// Works for ever.
+    pub async fn run(mut self) {
+        loop {
+            let cluster = Cluster::of(self.parts.views.current());
+            self.follow_lists(&cluster);
+            self.find(&cluster).await;
+            let worked = self.work().await;
+            self.tell();
+            let rest = match worked {
+                true => STEP,
+                false => {
+                    let jitter = self.parts.jitter % (LOOK.as_millis() as u64);
+                    LOOK + Duration::from_millis(jitter)
+                }
+            };
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Carries on the rounds of which this store has lists: at once those that it may have begun, others when whoever began them had
+    /// the time to.
+    fn follow_lists(&mut self, cluster: &Cluster) {
+        let now = self.parts.clock.now();
+        let held = self.parts.store.partitions_reaping();
+        for partition in &held {
+            if let Some(reaping) = self.parts.store.reaping(*partition) {
+                let due = now + TURN * self.rank(cluster, *partition);
+                let to = (*partition, reaping.generation);
+                self.core.drive(now, due, to, &reaping.tombs);
+            }
+        }
+        for partition in self.core.driven() {
+            if !held.contains(&partition) {
+                self.core.is_over(partition);
+            }
+        }
+    }
+
+    /// How many owners are before this store.
+    fn rank(&self, cluster: &Cluster, partition: u32) -> u32 {
+        let view = &cluster.view;
+        let owners = view.owners(PartitionId(partition)).iter();
+        let stores = owners.map(|o| view.layout().members()[usize::from(*o)].store_id);
+        let present = stores.filter(|store| cluster.members.contains(store));
+        present.take_while(|s| *s != view.my_store()).count() as u32
+    }
+
+    /// Begins rounds of partitions in which something is past the window.
+    async fn find(&mut self, cluster: &Cluster) {
+        let (view, now) = (&cluster.view, self.parts.clock.now());
+        // A wall clock may be ahead: deletes are dated by the other.
+        let now_ms = self.parts.clock.wall_ms().min(self.parts.steady.ms());
+        self.setbacks.retain(|_, until| *until > now);
+        let is_due = |partition: &PartitionId| {
+            let due = self.parts.store.next_reapable_ms(partition.0);
+            due.is_some_and(|due| due <= now_ms)
+                && view.coordinates(*partition)
+                && !self.setbacks.contains_key(&partition.0)
+                && !self.core.has(partition.0)
+                && self.parts.store.reaping(partition.0).is_none()
+                && self.rank(cluster, partition.0) == 0
+        };
+        let room = ROUNDS_MAX.saturating_sub(self.core.len()).min(WALKS_MAX);
+        let due = view.layout().partition_ids().filter(is_due);
+        let due: Vec<PartitionId> = due.take(room).collect();
+        // A round that waits for somebody holds up changes of the layout.
+        let members = cluster.members.iter().copied();
+        let down: Vec<StoreId> = members.filter(|store| !self.is_up(*store)).collect();
+        if !due.is_empty() && !down.is_empty() {
+            let since = self.held_up.as_ref().map_or(now, |(since, _)| *since);
+            self.held_up = Some((since, down));
+            return;
+        }
+        self.held_up = None;
+        if view.live().len() > 1 {
+            return;
+        }
+        for partition in due {
+            self.walk(partition, now_ms).await;
+        }
+    }
+
+    fn is_up(&self, store: StoreId) -> bool {
+        let states = self.parts.links.states();
+        let connected = states.borrow().connected.get(&store) == Some(&true);
+        let is_me = store == self.parts.views.current().my_store();
+        is_me || connected && !self.parts.routes.is_down(store)
+    }
+
+    async fn walk(&mut self, partition: PartitionId, now_ms: u64) {
+        let window = self.parts.window;
+        // Before it is walked through: what is found is of that generation, or the owners confirm nothing.
+        let generation = self.parts.store.generation(partition.0);
+        let found = self.local.block(move |store| {
+            store.reapable(
+                partition.0,
+                now_ms,
+                window,
+                REAPED_TOMBS_MAX,
+                REAPED_BYTES_MAX,
+            )
+        });
+        match found.await {
+            Ok(found) if is_planted(Mutant::ReapByTime) => {
+                for tomb in found.tombs {
+                    let _ = self.parts.store.erase(&tomb.key);
+                }
+            }
+            Ok(found) => {
+                let now = self.parts.clock.now();
+                self.core.begin(now, partition.0, generation, found.tombs);
+            }
+            // The store says so itself, and the node ends.
+            Err(error) => tracing::error!(%error, "the engine failed in a walk"),
+        }
+    }
+
+    /// Does all that can be done now. Gives whether that was anything.
+    async fn work(&mut self) -> bool {
+        let mut worked = false;
+        loop {
+            let (view, actions) = self.next();
+            if actions.is_empty() {
+                return worked;
+            }
+            worked = true;
+            self.carry_out(&view, actions).await;
+        }
+    }
+
+    fn next(&mut self) -> (Arc<View>, Vec<Action>) {
+        let cluster = Cluster::of(self.parts.views.current());
+        let owners = |partition| cluster.owners(partition);
+        let known = Known {
+            epoch: cluster.view.epoch(),
+            members: &cluster.members,
+            owners: &owners,
+            me: cluster.view.my_store(),
+        };
+        let before = self.core.confirming();
+        let actions = self.core.next(self.parts.clock.now(), &known);
+        self.note_setbacks(before);
+        (cluster.view, actions)
+    }
+
+    /// Rounds that were given up are begun again later.
+    fn note_setbacks(&mut self, before: Vec<u32>) {
+        let until = self.parts.clock.now() + SETBACK;
+        let given_up = before.into_iter().filter(|p| !self.core.has(*p));
+        self.setbacks.extend(given_up.map(|p| (p, until)));
+    }
+
+    async fn carry_out(&mut self, view: &Arc<View>, actions: Vec<Action>) {
+        let (mut batches, mut commits, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for action in actions {
+            match action {
+                Action::Ask {
+                    store,
+                    partition,
+                    question,
+                } => add(&mut batches, store, partition, question),
+                Action::Commit {
+                    partition,
+                    to,
+                    tombs,
+                    epoch,
+                } => commits.push((partition, to, tombs, epoch)),
+                Action::End { partition, to } => ends.push((partition, to)),
+            }
+        }
+        let before = self.core.confirming();
+        let asked = batches.iter().map(|batch| self.ask(view, batch));
+        let answers = join_all(asked.collect::<Vec<_>>()).await;
+        for (batch, answer) in batches.into_iter().zip(answers) {
+            self.take(batch, answer);
+        }
+        self.note_setbacks(before);
+        for (partition, to, tombs, epoch) in commits {
+            let is_durable = self.commit((partition, to), &tombs, epoch).await;
+            let now = self.parts.clock.now();
+            self.core.committed(now, partition, to, is_durable);
+            if !is_durable {
+                self.setbacks.insert(partition, now + SETBACK);
+            }
+        }
+        for (partition, to) in ends {
+            let asked = Asked {
+                partition,
+                generation: to,
+                tombs: Vec::new(),
+            };
+            let done = self.parts.answerer.finish(vec![asked]).await;
+            let now = self.parts.clock.now();
+            self.core.ended(now, partition, to, done.is_ok());
+            crate::counters::add(
+                &self.parts.counters.reaping_ended,
+                usize::from(done.is_ok()),
+            );
+        }
+    }
+
+    /// Makes a round durable here, unless there is a newer decree by now, or two layouts live. No acknowledgement of a layout comes
+    /// between the two.
+    async fn commit(&self, (partition, to): (u32, u64), tombs: &[Tomb], epoch: Epoch) -> bool {
+        let council = Arc::clone(&self.parts.council);
+        let step = Advance {
+            partition,
+            to,
+            tombs: tombs.to_vec(),
+        };
+        let commit = move |store: &Store| {
+            let step = std::slice::from_ref(&step);
+            council.while_settled_at(epoch, || store.advance_reaping(step))
+        };
+        let sequence = match self.local.block(commit).await {
+            Some(Ok(advanced)) => match advanced.first() {
+                Some(Advanced::Done { sequence }) => *sequence,
+                _ => return false,
+            },
+            Some(Err(error)) => {
+                tracing::warn!(%error, partition, "a round of reaping is not committed");
+                return false;
+            }
+            None => return false,
+        };
+        self.parts.coordinator.on_generations();
+        crate::mover::until_durable(self.parts.store.durable(), sequence).await;
+        crate::counters::add(&self.parts.counters.reaping_begun, 1);
+        tracing::debug!(
+            partition,
+            to,
+            keys = tombs.len(),
+            "a round of reaping begins"
+        );
+        true
+    }
+
+    /// Asks a store, which may be this one; gives its standings, and the epoch that it knew after them.
+    async fn ask(
+        &self,
+        view: &Arc<View>,
+        batch: &Batch,
+    ) -> Result<(Vec<ReapStanding>, Epoch), Failure> {
+        if batch.store == view.my_store() {
+            let asked = batch.questions.iter().map(|(p, q)| asked_of(*p, q));
+            let asked = asked.collect();
+            let answerer = &self.parts.answerer;
+            let standings = match batch.questions.first() {
+                Some((_, Question::Confirm { .. })) => answerer.confirm(asked).await?,
+                Some((_, Question::Advance { .. })) => answerer.advance(asked).await?,
+                Some((_, Question::Finish { .. })) => answerer.finish(asked).await?,
+                None => Vec::new(),
+            };
+            return Ok((standings, self.parts.views.current().epoch()));
+        }
+        let request = peer::ReapRequest {
+            fence: None,
+            question: batch.to_wire(),
+        };
+        let question = |mut client: peer::peer_client::PeerClient<_>, fence| {
+            let request = peer::ReapRequest {
+                fence: Some(fence),
+                ..request
+            };
+            async move { client.reap(request).await }
+        };
+        let asked = self.bulk.ask(view, batch.store, ANSWER_TIMEOUT, question);
+        let answer: Result<peer::ReapResponse, _> = asked.await;
+        let answer = answer.map_err(|unreached| {
+            tracing::debug!(%unreached, "a round of reaping waits");
+            let why = unreached.to_string();
+            Failure::new(ringfort_proto::Reason::QuorumUnavailable, why)
+        })?;
+        let epoch = Epoch(answer.fence.unwrap_or_default().epoch);
+        Ok((answer.standings, epoch))
+    }
+
+    fn take(&mut self, batch: Batch, answer: Result<(Vec<ReapStanding>, Epoch), Failure>) {
+        let (standings, epoch) = match answer {
+            Ok((standings, epoch)) if standings.len() == batch.questions.len() => {
+                (standings, epoch)
+            }
+            Ok(_) | Err(_) => {
+                for (partition, question) in &batch.questions {
+                    self.core.failed(batch.store, *partition, question);
+                }
+                return;
+            }
+        };
+        for ((partition, question), said) in batch.questions.into_iter().zip(standings) {
+            let from = (batch.store, partition);
+            if batch.store != self.parts.views.current().my_store() {
+                let missed = &self.parts.answerer.missed;
+                missed.heard(PartitionId(partition), said.generation, said.floor);
+            }
+            match question {
+                Question::Confirm { generation, .. } => {
+                    let verdict = match said.confirmed {
+                        true => Verdict::Exact(said.exact),
+                        false => Verdict::Refused,
+                    };
+                    self.core.confirmed(from, generation, epoch, &verdict);
+                }
+                Question::Advance { to, .. } => {
+                    let standing = Standing {
+                        generation: said.generation,
+                        lowest_hint: said.lowest_hint,
+                    };
+                    self.core.advanced(from, to, epoch, standing);
+                }
+                Question::Finish { to } => self.core.finished(batch.store, partition, to),
+            }
+        }
+    }
+
+    /// Says what is under way.
+    fn tell(&self) {
+        let cluster = Cluster::of(self.parts.views.current());
+        let owners = |partition| cluster.owners(partition);
+        let known = Known {
+            epoch: cluster.view.epoch(),
+            members: &cluster.members,
+            owners: &owners,
+            me: cluster.view.my_store(),
+        };
+        let now = self.parts.clock.now();
+        let mut stalled = self.core.stalled(now, &known, PATIENCE);
+        if let Some((since, down)) = &self.held_up
+            && now.saturating_duration_since(*since) >= PATIENCE
+        {
+            stalled.push(Stalled {
+                since: *since,
+                waits_for: down.clone(),
+            });
+        }
+        self.parts
+            .figures
+            .stands(now, self.core.driven().len(), stalled);
+    }
+}
+
+/// Puts a question to those that go to the same store together, of the same kind.
+fn add(batches: &mut Vec<Batch>, store: StoreId, partition: u32, question: Question) {
+    let kind = std::mem::discriminant(&question);
+    let same = batches.iter_mut().find(|batch| {
+        let of_kind = |(_, q): &(u32, Question)| std::mem::discriminant(q) == kind;
+        batch.store == store
+            && batch.questions.len() < LISTS_AT_ONCE
+            && batch.questions.first().is_some_and(of_kind)
+    });
+    match same {
+        Some(batch) => batch.questions.push((partition, question)),
+        None => batches.push(Batch {
+            store,
+            questions: vec![(partition, question)],
+        }),
+    }
+}
+
+fn asked_of(partition: u32, question: &Question) -> Asked {
+    let (generation, tombs) = match question {
+        Question::Confirm { generation, tombs } => (*generation, tombs.to_vec()),
+        Question::Advance { to, tombs } => (*to, tombs.to_vec()),
+        Question::Finish { to } => (*to, Vec::new()),
+    };
+    Asked {
+        partition,
+        generation,
+        tombs,
+    }
+}
+
+impl Batch {
+    fn to_wire(&self) -> Option<reap_request::Question> {
+        let lists = self.questions.iter().map(|(partition, question)| {
+            let Asked {
+                generation, tombs, ..
+            } = asked_of(*partition, question);
+            list_to_wire(*partition, generation, &tombs)
+        });
+        let lists = ReapLists {
+            lists: lists.collect(),
+        };
+        let (_, first) = self.questions.first()?;
+        Some(match first {
+            Question::Confirm { .. } => Wire::Confirm(lists),
+            Question::Advance { .. } => Wire::Advance(lists),
+            Question::Finish { .. } => Wire::Finish(lists),
+        })
+    }
+}
