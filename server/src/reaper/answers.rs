@@ -12,7 +12,6 @@ use ringfort_proto::{
 use ringfort_ring::PartitionId;
 use ringfort_storage::{
     Store,
-    mutants::{Mutant, is_planted},
     store::{Advance, AdvanceError, Advanced, ConfirmRefused, EraseError},
 };
 
@@ -83,9 +82,7 @@ impl Answerer {
             Ok((standings, last))
         };
         let (standings, last) = self.turns.run(job).await?;
-        if !is_planted(Mutant::ConfirmBeforeSync) {
-            durable_within(&self.store, last, DURABLE_TIMEOUT).await?;
-        }
+        durable_within(&self.store, last, DURABLE_TIMEOUT).await?;
         Ok(standings)
     }
 

@@ -11,7 +11,10 @@ use ringfort_storage::{
     store::{DrainStep, Drainer, Opened, Read, StoreConfig, StoreParts},
 };
 
-use super::world::{Dice, Message, PARTITION};
+use super::{
+    message::{Dice, Message},
+    world::PARTITION,
+};
 use crate::reaper::core::Core;
 
 /// An answer that waits for the own log.
