@@ -10,6 +10,7 @@ pub mod council;
 pub mod counters;
 pub mod data;
 pub mod exchange;
+pub mod giveway;
 pub mod gossip;
 pub mod grpc;
 pub mod handoff;

@@ -66,6 +66,20 @@ fn received(cluster: &Cluster) -> f64 {
     cluster.nodes.iter().map(of).sum()
 }
 
+/// How many keys there are, counted one by one: a read that finds nothing would only be written anew by the benchmark.
+fn keys(endpoints: &str) -> usize {
+    let mut export = ringfort()
+        .args(["--endpoints", endpoints, "--json", "export"])
+        .args(["--namespace", "bench"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let lines = BufReader::new(export.stdout.take().expect("piped")).lines();
+    let count = lines.map_while(Result::ok).count();
+    assert!(export.wait().expect("our child").success());
+    count
+}
+
 /// Commits what is staged, waits until it is done, and tells how long that took, from and to in seconds after `began`.
 fn commit(operator: &Operator, members: usize, began: Instant) -> Range<u64> {
     let plan = operator.done(&["plan"]);
@@ -112,7 +126,8 @@ fn three_nodes_become_five_and_four_under_clients() {
         operator.done(&["add", name]);
     }
     let coming = commit(&operator, 5, began);
-    println!("received: {:.0} bytes", received(&cluster));
+    let bytes = received(&cluster);
+    println!("received: {bytes:.0} bytes");
     operator.done(&["remove", "n5"]);
     let leaving = commit(&operator, 4, began);
 
@@ -125,7 +140,8 @@ fn three_nodes_become_five_and_four_under_clients() {
     }
     assert_eq!(end["errors"], 0);
     assert!(busy.wait().expect("our child").success());
-    figures(bench(&endpoints, "get", CALM_S, &[]), "every key is read");
+    assert_eq!(keys(&endpoints).to_string(), KEYS, "no key is missing");
+    figures(bench(&endpoints, "get", CALM_S, &[]), "all keys are read");
     for (what, change) in [("3 to 5", coming), ("5 to 4", leaving)] {
         let is_in = |span: &&Json| {
             let until = span["until_s"].as_u64().expect("seconds");

@@ -103,6 +103,7 @@ impl Step<'_> {
         let mut waiters = waiters.into_iter().peekable();
         while let Some(waiter) = waiters.next() {
             self.parts.counters.finished(verb, reason, latency);
+            self.state.felt.answered(latency);
             if waiters.peek().is_none() {
                 let result = v1::OperationResult {
                     id: waiter.id,

@@ -49,6 +49,7 @@ use self::{
 use crate::{
     clock::{Clock, SteadyClock},
     counters::{Counters, add},
+    giveway::Beside,
     gossip::Routes,
     limits::{Limits, TICK},
     marks::Marks,
@@ -180,6 +181,16 @@ impl Coordinator {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pending()
+    }
+
+    /// What background work at this node has to give way to.
+    pub fn beside(&self) -> Beside {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.pending() {
+            _ if state.felt.suffers() => Beside::Suffering,
+            0 => Beside::Nobody,
+            _ => Beside::Clients,
+        }
     }
 
     /// Whether free space is below the floor for client puts: they are refused with `DISK_FULL` while it is.

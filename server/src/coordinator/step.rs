@@ -20,6 +20,7 @@ use super::{
 use crate::{
     core::repairs::Repairs,
     counters::Verb,
+    giveway::Felt,
     peer::{PeerId, links::Item},
     view::{Live, View},
     wire::decode_object,
@@ -45,6 +46,8 @@ pub(super) struct State {
     pub lingering: usize,
     /// Sequence of the requests that came without an id.
     pub request_sequence: u64,
+    /// What clients feel.
+    pub felt: Felt,
     routes: Routes,
     /// What the event sends, by peer.
     outgoing: Vec<Vec<Item>>,
@@ -74,6 +77,7 @@ impl State {
             repairs: Repairs::default(),
             lingering: 0,
             request_sequence: 0,
+            felt: Felt::new(now),
             routes: Routes::default(),
             outgoing: Vec::new(),
             loads: Vec::new(),
@@ -317,6 +321,8 @@ impl<'a> Step<'a> {
     }
 
     pub fn tick(&mut self) {
+        let pending = self.state.pending();
+        self.state.felt.tick(self.now, pending);
         self.sweep_waiting();
         for id in self.state.deadlines.due(self.now) {
             self.expire(id);

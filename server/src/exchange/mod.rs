@@ -83,7 +83,7 @@ impl Exchanger {
     /// A worker that has done nothing.
     pub fn new(parts: Parts) -> Exchanger {
         Exchanger {
-            local: Local::new(&parts.store, &parts.pool, &parts.views),
+            local: Local::new(&parts.store, &parts.pool, &parts.views, &parts.coordinator),
             bulk: Bulk::new(&parts.net, &parts.routes, &parts.fences),
             pace: Mutex::new(Pace::new(parts.bytes_per_s)),
             followed: None,

@@ -249,13 +249,13 @@ impl Exchanger {
     /// Gives way after a step.
     async fn rest(&self, began: tokio::time::Instant, bytes: u64) {
         let now = self.parts.clock.now();
-        let clients = self.parts.coordinator.pending() > 0;
+        let beside = self.parts.coordinator.beside();
         let rest = {
             let mut pace = self
                 .pace
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            pace.rest(now, bytes, now - began, clients)
+            pace.rest(now, bytes, now - began, beside)
         };
         if !rest.is_zero() {
             tokio::time::sleep(rest).await;

@@ -411,10 +411,10 @@ impl Handoff {
 
     async fn rest(&self, began: Instant, bytes: u64) {
         let now = self.parts.clock.now();
-        let clients = self.parts.coordinator.pending() > 0;
+        let beside = self.parts.coordinator.beside();
         let rest = {
             let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.rest(now, bytes, now - began, clients)
+            pace.rest(now, bytes, now - began, beside)
         };
         tokio::time::sleep(rest).await;
     }

@@ -14,27 +14,56 @@ use tokio::sync::oneshot;
 
 use super::{End, until_durable};
 use crate::{
+    coordinator::Coordinator,
     pool::EnginePool,
     view::{Views, own_unsynced},
 };
 
-/// Keys that one page of an erasing takes.
+/// Keys that one page of an erasing takes that others wait for.
 const ERASE_KEYS: usize = 256;
-/// Between two pages of an erasing: it gives way to clients.
+/// The same if nobody does: it holds up little of what clients wait for.
+const ERASE_KEYS_AT_LEISURE: usize = 64;
+/// Between two pages of an erasing, at least.
 const ERASE_REST: Duration = Duration::from_millis(2);
 /// When log, table, disk or engine pool have no room, it is tried again after this.
 const FULL_REST: Duration = Duration::from_millis(20);
+
+/// How fast partitions are erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Others wait for it: writes may, that want this store as an owner.
+    Needed,
+    /// Nobody does, and it gives way to clients.
+    AtLeisure,
+}
+
+impl Haste {
+    fn keys(self) -> usize {
+        match self {
+            Haste::Needed => ERASE_KEYS,
+            Haste::AtLeisure => ERASE_KEYS_AT_LEISURE,
+        }
+    }
+}
 
 /// This node's store, as the worker uses it.
 pub struct Local {
     store: Store,
     pool: Arc<dyn EnginePool>,
     views: Views,
+    /// Whose clients an erasing gives way to.
+    coordinator: Arc<Coordinator>,
 }
 
 impl Local {
-    pub fn new(store: &Store, pool: &Arc<dyn EnginePool>, views: &Views) -> Local {
+    pub fn new(
+        store: &Store,
+        pool: &Arc<dyn EnginePool>,
+        views: &Views,
+        coordinator: &Arc<Coordinator>,
+    ) -> Local {
         Local {
+            coordinator: Arc::clone(coordinator),
             store: store.clone(),
             pool: Arc::clone(pool),
             views: views.clone(),
@@ -96,6 +125,7 @@ impl Local {
     pub async fn erase(
         &self,
         partitions: &[PartitionId],
+        haste: Haste,
         still: impl Fn() -> bool,
     ) -> Result<bool, End> {
         let ids: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
@@ -111,14 +141,22 @@ impl Local {
                 if !still() {
                     return Ok(false);
                 }
-                let page = self.erase_page(*partition, after.clone()).await;
+                let clock = &self.coordinator.parts().clock;
+                let began = clock.now();
+                let page = self
+                    .erase_page(*partition, after.clone(), haste.keys())
+                    .await;
+                let rest = match haste {
+                    Haste::Needed => ERASE_REST,
+                    Haste::AtLeisure => self.coordinator.beside().rest(clock.now() - began),
+                };
                 keys += page.keys;
                 last = page.sequence.max(last);
                 after = page.next;
+                tokio::time::sleep(rest.max(ERASE_REST)).await;
                 if after.is_none() {
                     break;
                 }
-                tokio::time::sleep(ERASE_REST).await;
             }
         }
         if keys > 0 {
@@ -128,10 +166,10 @@ impl Local {
         Ok(true)
     }
 
-    async fn erase_page(&self, partition: u32, after: Option<Key>) -> Erased {
+    async fn erase_page(&self, partition: u32, after: Option<Key>, keys: usize) -> Erased {
         loop {
             let after = after.clone();
-            let page = move |store: &Store| store.erase_page(partition, after.as_ref(), ERASE_KEYS);
+            let page = move |store: &Store| store.erase_page(partition, after.as_ref(), keys);
             match self.block(page).await {
                 Ok(page) => return page,
                 Err(EraseError::Full(full)) => tracing::debug!(%full, "erasing waits"),

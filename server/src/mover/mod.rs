@@ -30,7 +30,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use self::{
     core::{Known, Stage, Task, next},
-    local::Local,
+    local::{Haste, Local},
     pace::Pace,
     progress::Progress,
 };
@@ -126,7 +126,7 @@ impl Mover {
     /// A worker that has done nothing.
     pub fn new(parts: Parts) -> Mover {
         Mover {
-            local: Local::new(&parts.store, &parts.pool, &parts.views),
+            local: Local::new(&parts.store, &parts.pool, &parts.views, &parts.coordinator),
             bulk: Bulk::new(&parts.net, &parts.routes, &parts.fences),
             pace: Mutex::new(Pace::new(parts.bytes_per_s)),
             stages: Mutex::default(),
@@ -241,7 +241,9 @@ impl Mover {
             self.local.mark_unsynced(&partitions).await?;
         }
         // Never given up: no decree but amendments of this one can come before the acknowledgement.
-        self.local.erase(&partitions, || true).await?;
+        self.local
+            .erase(&partitions, Haste::Needed, || true)
+            .await?;
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
         let turn = self.raise(trackers)?;
         self.tell_progress();
@@ -292,7 +294,7 @@ impl Mover {
         let foreign: Vec<PartitionId> = all.filter(|partition| !view.owns(*partition)).collect();
         // A newer decree may give some of it to this store.
         let still = || self.parts.views.current().epoch() == view.epoch();
-        if !self.local.erase(&foreign, still).await? {
+        if !self.local.erase(&foreign, Haste::AtLeisure, still).await? {
             return Ok(Turn::Wait(AGAIN));
         }
         self.swept = Some(Arc::clone(decree));

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// While clients are served, a page is followed by so many times the rest that it took: at most a quarter of the time is the
-/// transfer's.
-const GIVES_WAY: u32 = 3;
-/// The longest rest for clients' sake, so that a slow page does not stop the transfer.
-const REST_MAX: Duration = Duration::from_millis(100);
+use crate::giveway::Beside;
+
+/// The longest work that is taken into account when what was received is paid for.
+const WORKED_MAX: Duration = Duration::from_millis(100);
 
 /// The schedule of one node's transfers.
 #[derive(Debug)]
@@ -29,19 +28,15 @@ impl Pace {
         }
     }
 
-    /// How long to rest after a page of `bytes` that took `worked`, beside clients or not.
-    pub fn rest(&mut self, now: Instant, bytes: u64, worked: Duration, clients: bool) -> Duration {
+    /// How long to rest after a page of `bytes` that took `worked`, and what else goes on.
+    pub fn rest(&mut self, now: Instant, bytes: u64, worked: Duration, beside: Beside) -> Duration {
         let since = self
             .paid
-            .map_or(now, |paid| paid.max(now - worked.min(REST_MAX)));
+            .map_or(now, |paid| paid.max(now - worked.min(WORKED_MAX)));
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
         let paid = since + cost;
         self.paid = Some(paid);
-        let for_clients = match clients {
-            true => (worked * GIVES_WAY).min(REST_MAX),
-            false => Duration::ZERO,
-        };
-        paid.saturating_duration_since(now).max(for_clients)
+        paid.saturating_duration_since(now).max(beside.rest(worked))
     }
 }
 
@@ -58,22 +53,25 @@ mod tests {
         let began = now;
         for _ in 0..100 {
             now += MS; // the page
-            now += pace.rest(now, 10_000, MS, false);
+            now += pace.rest(now, 10_000, MS, Beside::Nobody);
         }
         let took = now - began;
         assert!(took >= 990 * MS && took <= 1_010 * MS, "{took:?}");
         // What was not used is not saved up.
         now += 1_000_000 * MS;
-        pace.rest(now, 10_000, MS, false);
-        assert!(pace.rest(now, 10_000, MS, false) >= 9 * MS);
+        pace.rest(now, 10_000, MS, Beside::Nobody);
+        assert!(pace.rest(now, 10_000, MS, Beside::Nobody) >= 9 * MS);
     }
 
     #[tokio::test]
     async fn clients_come_first() {
         let mut pace = Pace::new(u64::MAX);
         let now = Instant::now();
-        assert_eq!(pace.rest(now, 1_000, 2 * MS, false), Duration::ZERO);
-        assert_eq!(pace.rest(now, 1_000, 2 * MS, true), 6 * MS);
-        assert_eq!(pace.rest(now, 1_000, 5_000 * MS, true), REST_MAX);
+        assert_eq!(
+            pace.rest(now, 1_000, 2 * MS, Beside::Nobody),
+            Duration::ZERO
+        );
+        assert_eq!(pace.rest(now, 1_000, 2 * MS, Beside::Clients), 6 * MS);
+        assert_eq!(pace.rest(now, 1_000, 5_000 * MS, Beside::Clients), 100 * MS);
     }
 }

@@ -1,4 +1,5 @@
-//! Receives partitions: streamed from one old owner, compared by leaf with all others, each past its own `ack`.
+//! Receives partitions: streamed from one old owner, compared with all others, each past its own `ack`: by root, and by leaf if that is
+//! not the same.
 //!
 //! Merging is monotone and idempotent, so pages may come twice and in any order; a partition is said to be synced only when
 //! all old owners are through and what came of them is durable here. Every object is checked: its leaf covers key, clock,
@@ -14,7 +15,11 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use ringfort_proto::peer::{self, peer_client::PeerClient};
 use ringfort_ring::{PartitionId, StoreId};
-use ringfort_storage::{Key, store::Read};
+use ringfort_storage::{
+    Key,
+    engine::EngineError,
+    store::{Folds, Read},
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -23,8 +28,12 @@ use super::{
     until_durable,
 };
 use crate::{
+    giveway::Beside,
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
-    peer::owned::{checked, key_in},
+    peer::{
+        compare::FOLDS_A_TURN,
+        owned::{checked, key_in},
+    },
     view::View,
 };
 
@@ -36,6 +45,8 @@ const MARK_AT_ONCE: usize = 32;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// How long a page may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Objects that are merged before others that wait for the worker thread have their turn.
+const MERGES_AT_ONCE: usize = 32;
 /// Bytes of objects in a page: a large one holds up what clients wait for.
 const PAGE_BYTES: u64 = SCAN_BYTES_MAX / 4;
 
@@ -168,7 +179,8 @@ impl Mover {
     /// Asks for a page, merges it, and rests.
     async fn page(&self, job: &Job<'_>, ask: &Ask, stage: &mut Stage) -> Result<(), Setback> {
         let clock = &self.parts.clock;
-        let began = clock.now();
+        let asked = clock.now();
+        let mine = self.root(job, ask).await?;
         let request = peer::TransferRequest {
             fence: None,
             layout: job.receipt.layout.0,
@@ -178,26 +190,52 @@ impl Mover {
             keys: Vec::new(),
             max_keys: SCAN_KEYS_MAX,
             max_bytes: PAGE_BYTES,
+            root: mine.as_ref().map(|mine| mine.root),
         };
         let page = self.ask(job.view, ask.store, request).await?;
+        // What it took the other to make the page is for the other to rest for.
+        let began = clock.now();
         let next = page.next.clone();
         let came = match ask.whole {
             true => self.merge(job, ask.store, page).await?,
             false => self.compare(job, ask.store, page).await?,
         };
         let bytes = came.bytes;
-        stage.advance(ask.store, &next, came.sequence, came.counts);
+        // What is the same may be so in memory alone yet.
+        let rests_on = mine.map_or(0, |mine| mine.sequence);
+        stage.advance(ask.store, &next, came.sequence.max(rests_on), came.counts);
         let now = clock.now();
         self.parts.progress.came(now, bytes);
-        let clients = self.parts.coordinator.pending() > 0;
+        let beside = self.parts.coordinator.beside();
         let rest = {
             let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.rest(now, bytes, now - began, clients)
+            pace.rest(now, bytes, now - asked, Beside::Nobody)
         };
+        let rest = rest.max(beside.rest(now - began));
         if !rest.is_zero() {
             tokio::time::sleep(rest).await;
         }
         Ok(())
+    }
+
+    /// The root of what is here of a partition that is to be compared, so that one that is the same is not compared leaf by leaf.
+    /// `None`: it cannot be told now, or says too little, because something of it is damaged.
+    async fn root(&self, job: &Job<'_>, ask: &Ask) -> Result<Option<Mine>, Setback> {
+        if ask.whole || !ask.after.is_empty() || job.receipt.damage != Damage::None {
+            return Ok(None);
+        }
+        let partition = job.receipt.partition.0;
+        let root = self.local.block(move |store| {
+            let root = store.root(partition, &mut Folds(FOLDS_A_TURN))?;
+            let sequence = store.stats().last_sequence;
+            let mine = root.map(|root| Mine {
+                root: root.hash,
+                sequence,
+            });
+            Ok::<_, EngineError>(mine)
+        });
+        let root = root.await;
+        root.map_err(|error| Setback::Broken(error.to_string()))
     }
 
     /// Merges the objects of a page.
@@ -208,7 +246,10 @@ impl Mover {
         page: peer::TransferResponse,
     ) -> Result<Came, Setback> {
         let mut came = Came::nothing(page.counts);
-        for moved in page.moved {
+        for (place, moved) in page.moved.into_iter().enumerate() {
+            if place % MERGES_AT_ONCE == MERGES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             came.bytes += moved.object.len() as u64;
             let bad = |why: String| Setback::Bad { store, why };
             let Some((key, object)) =
@@ -231,6 +272,9 @@ impl Mover {
         page: peer::TransferResponse,
     ) -> Result<Came, Setback> {
         let mut all = Came::nothing(page.counts);
+        if page.moved.is_empty() {
+            return Ok(all);
+        }
         let mut wanted = self.differing(job, store, page.moved).await?;
         while !wanted.is_empty() {
             let answer = self.these(job, store, &wanted).await?;
@@ -287,6 +331,13 @@ impl Mover {
         let wanted = wanted.filter(|(mine, (_, leaf))| differs(mine, *leaf));
         Ok(wanted.map(|(_, (key, _))| key.framed().clone()).collect())
     }
+}
+
+/// What is here of a partition.
+struct Mine {
+    root: u64,
+    /// The log sequence that makes durable what the root stands for.
+    sequence: u64,
 }
 
 /// What came of asking an old owner.

@@ -88,7 +88,7 @@ struct Wanted {
 impl Replica {
     /// Serves peers from these parts.
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
-        let turns = Turns::new(Arc::clone(&parts.pool));
+        let turns = Turns::new(Arc::clone(&parts.pool), Arc::clone(&parts.coordinator));
         let (views, store) = (parts.views.clone(), parts.store.clone());
         let comparer = Comparer::new(
             views.clone(),

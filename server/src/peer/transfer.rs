@@ -7,10 +7,10 @@ use ringfort_proto::{Failure, Reason, peer};
 use ringfort_ring::{Epoch, PartitionId, Token};
 use ringfort_storage::{
     Key, Record, Store,
-    store::{Read, ScanPage},
+    store::{Folds, Read, ScanPage},
 };
 
-use super::{replica::key_from_wire, turns::Turns};
+use super::{compare::FOLDS_A_TURN, owned::failed, replica::key_from_wire, turns::Turns};
 use crate::{
     limits::{SCAN_BYTES_MAX, SCAN_KEYS_MAX},
     view::Views,
@@ -52,11 +52,13 @@ impl Giver {
     /// Blocks.
     fn page(&self, request: &peer::TransferRequest) -> Result<peer::TransferResponse, Failure> {
         self.judge(request)?;
-        let page = if request.keys.is_empty() {
-            self.next_page(request)
+        let page = if !request.keys.is_empty() {
+            self.these(request)?
+        } else if self.is_same(request)? {
+            peer::TransferResponse::default()
         } else {
-            self.these(request)
-        }?;
+            self.next_page(request)?
+        };
         // What was read may be the leavings of an erasing, if the partition was given away meanwhile.
         self.judge(request)?;
         // What was found damaged while it was read makes the partition unsynced at once.
@@ -84,6 +86,23 @@ impl Giver {
         let words =
             format!("this store does not hand over partition {partition} for layout {epoch} yet");
         Err(Failure::new(Reason::NotSynced, words))
+    }
+
+    /// Whether all that this store holds of the partition is what the asker holds. A copy that does not count may lack what it once
+    /// had: then nothing is said by its tree.
+    fn is_same(&self, request: &peer::TransferRequest) -> Result<bool, Failure> {
+        let Some(theirs) = request
+            .root
+            .filter(|_| request.leaves_only && request.after.is_empty())
+        else {
+            return Ok(false);
+        };
+        if !self.store.is_synced(request.partition) {
+            return Ok(false);
+        }
+        let mine = self.store.root(request.partition, &mut Folds(FOLDS_A_TURN));
+        let mine = mine.map_err(failed)?;
+        Ok(mine.is_some_and(|mine| mine.hash == theirs))
     }
 
     fn next_page(
@@ -163,5 +182,59 @@ pub(super) fn moved(key: &Key, record: &Record, leaf_only: bool) -> peer::Moved 
             true => Default::default(),
             false => encode_object(record.object()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfort_storage::store::Root;
+
+    use super::*;
+    use crate::testing::{Cluster, Node, put_with, w};
+
+    /// Of what it holds of a partition, how many keys a node tells an owner that has this root.
+    async fn told(node: &Node, partition: u32, root: Option<u64>) -> usize {
+        let request = peer::TransferRequest {
+            layout: node.views.current().oldest_epoch().0,
+            partition,
+            leaves_only: true,
+            root,
+            max_keys: SCAN_KEYS_MAX,
+            max_bytes: SCAN_BYTES_MAX,
+            ..peer::TransferRequest::default()
+        };
+        let page = node.data.replica.giver().answer(request).await;
+        let page = page.expect("an owner is told");
+        assert!(page.next.is_empty());
+        page.moved.len()
+    }
+
+    fn root(node: &Node, partition: u32) -> Root {
+        let root = node.store.root(partition, &mut Folds(usize::MAX));
+        root.expect("the engine is well").expect("nobody writes")
+    }
+
+    #[tokio::test]
+    async fn what_is_the_same_is_not_told_leaf_by_leaf() {
+        let cluster = Cluster::of_three().await;
+        let node = &cluster.nodes[0];
+        for n in 0..50 {
+            let key = format!("key-{n}");
+            node.run(put_with(&key, "v", w(3)))
+                .await
+                .expect("all are up");
+        }
+        for partition in 0..node.store.partitions() {
+            let Root { hash, keys } = root(node, partition);
+            let keys = keys as usize;
+            assert!(keys > 0, "50 keys are spread over 8 partitions");
+            let other = root(&cluster.nodes[1], partition);
+            assert_eq!(told(node, partition, Some(other.hash)).await, 0);
+            assert_eq!(told(node, partition, Some(hash ^ 1)).await, keys);
+            assert_eq!(told(node, partition, None).await, keys);
+            // A copy that does not count says nothing by its tree: it may be the same by what both lack.
+            node.store.set_synced(partition, false).expect("a disk");
+            assert_eq!(told(node, partition, Some(hash)).await, keys);
+        }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ringfort_storage::store::Scrubbed;
 use tokio::time::Instant;
 
-use crate::mover::pace::Pace;
+use crate::{giveway::Beside, mover::pace::Pace};
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,20 +83,20 @@ impl Schedule {
         Next::Page(self.after.clone())
     }
 
-    /// A page that began after the row `after` was read, and took `worked`, beside clients or not.
+    /// A page that began after the row `after` was read, and took `worked`, and what else goes on.
     pub fn read(
         &mut self,
         now: Instant,
         after: &Option<Bytes>,
         page: Scrubbed,
         worked: Duration,
-        clients: bool,
+        beside: Beside,
     ) {
         let figures = &mut self.figures;
         figures.records += page.records;
         figures.bytes += page.bytes;
         figures.damaged += page.quarantined + page.rewritten;
-        let rest = self.pace.rest(now, page.bytes, worked, clients);
+        let rest = self.pace.rest(now, page.bytes, worked, beside);
         if *after != self.after {
             // Another pass was asked for meanwhile.
             self.due = self.due.max(now + rest);

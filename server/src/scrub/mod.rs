@@ -123,10 +123,10 @@ impl Scrub {
         add(&counters.scrub_damaged, damaged as usize);
         add(&counters.scrub_orphans, page.orphans as usize);
         let now = self.parts.clock.now();
-        let clients = self.parts.coordinator.pending() > 0;
+        let beside = self.parts.coordinator.beside();
         let is_through = page.next.is_none();
         let mut schedule = self.schedule();
-        schedule.read(now, &after, page, now - began, clients);
+        schedule.read(now, &after, page, now - began, beside);
         let figures = schedule.figures();
         drop(schedule);
         if is_through && !figures.is_running {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::pace::Done;
 use super::stages::{Change, Inserting};
 use super::{DrainFailed, DrainStep, Drainer, Frozen, Stage};
 use crate::codec;
@@ -45,7 +46,11 @@ enum Folded {
 
 impl Drainer {
     /// Folds a batch; after the last, logs the intent.
-    pub(super) fn fold(&mut self, mut folding: Folding) -> Result<DrainStep, DrainFailed> {
+    pub(super) fn fold(
+        &mut self,
+        mut folding: Folding,
+        now_ms: u64,
+    ) -> Result<DrainStep, DrainFailed> {
         let from = folding.changes.len();
         let to = folding.frozen.keys.len().min(from + FOLD_BATCH);
         for index in from..to {
@@ -60,7 +65,7 @@ impl Drainer {
             }
         }
         if to < folding.frozen.keys.len() {
-            return self.worked(Stage::Fold(folding));
+            return self.paced(Stage::Fold(folding), now_ms, Done::Folded(to));
         }
         if self.is_damaged() {
             return self.start_over(folding);

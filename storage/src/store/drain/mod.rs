@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::fold::Folding;
-use self::pace::Pace;
+use self::pace::{Done, Pace};
 use self::stages::{Change, Inserting};
 use super::hints::HintChange;
 use super::table::SHARDS;
@@ -175,7 +175,7 @@ impl Drainer {
             Stage::AwaitFrozen(frozen) => {
                 self.worked(Stage::Fold(Folding::new(&self.inner, frozen)))
             }
-            Stage::Fold(folding) => self.fold(folding),
+            Stage::Fold(folding) => self.fold(folding, now_ms),
             Stage::AwaitIntent { intent, inserting } if self.inner.log.durable_now() < intent => {
                 self.go(
                     Stage::AwaitIntent { intent, inserting },
@@ -231,8 +231,8 @@ impl Drainer {
                 self.go(Stage::Idle, DrainStep::Idle)
             };
         }
-        let changes = frozen.keys.len() + frozen.hints.len();
-        self.pace.begin(now_ms, changes, dirty_bytes);
+        let (keys, hints) = (frozen.keys.len(), frozen.hints.len());
+        self.pace.begin(now_ms, keys, hints, dirty_bytes);
         self.worked(Stage::AwaitFrozen(frozen))
     }
 
@@ -264,6 +264,20 @@ impl Drainer {
     fn go(&mut self, stage: Stage, step: DrainStep) -> Result<DrainStep, DrainFailed> {
         self.stage = stage;
         Ok(step)
+    }
+
+    /// Goes on when it is time to; at once if somebody waits for the end.
+    fn paced(&mut self, stage: Stage, now_ms: u64, done: Done) -> Result<DrainStep, DrainFailed> {
+        let inner = &*self.inner;
+        let rest_ms = match inner.closing.load(Ordering::Acquire) {
+            true => 0,
+            false => {
+                let budget_bytes = inner.table.budget() / 2;
+                self.pace
+                    .rest_ms(now_ms, done, inner.dirty_bytes(), budget_bytes)
+            }
+        };
+        self.go(stage, DrainStep::Worked { rest_ms })
     }
 
     fn worked(&mut self, stage: Stage) -> Result<DrainStep, DrainFailed> {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::pace::Done;
 use super::{DrainFailed, DrainStep, Drainer, Stage};
 use crate::checkpoint::{Checkpoint, PartitionSum};
 use crate::key::Key;
@@ -85,13 +86,7 @@ impl Drainer {
         if end == records + inserting.hints.len() {
             return self.worked(Stage::SetApplied(inserting));
         }
-        let rest_ms = if inner.closing.load(Ordering::Acquire) {
-            0
-        } else {
-            self.pace
-                .rest_ms(now_ms, end, inner.dirty_bytes(), inner.table.budget() / 2)
-        };
-        self.go(Stage::Insert(inserting), DrainStep::Worked { rest_ms })
+        self.paced(Stage::Insert(inserting), now_ms, Done::Inserted(end))
     }
 
     pub(super) fn set_applied(&mut self, inserting: Inserting) -> Result<DrainStep, DrainFailed> {
