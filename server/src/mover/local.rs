@@ -19,9 +19,9 @@ use crate::{
     view::{Views, own_unsynced},
 };
 
-/// Keys that one page of an erasing takes that others wait for.
+/// Keys that one page of an erasing takes that writes wait for.
 const ERASE_KEYS: usize = 256;
-/// The same if nobody does: it holds up little of what clients wait for.
+/// The same if none do: each key costs the log and the drain some work, too.
 const ERASE_KEYS_AT_LEISURE: usize = 64;
 /// Between two pages of an erasing, at least.
 const ERASE_REST: Duration = Duration::from_millis(2);
@@ -31,9 +31,9 @@ const FULL_REST: Duration = Duration::from_millis(20);
 /// How fast partitions are erased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Haste {
-    /// Others wait for it: writes may, that want this store as an owner.
+    /// Writes wait that need this store as an owner.
     Needed,
-    /// Nobody does, and it gives way to clients.
+    /// None do, and it gives way to clients.
     AtLeisure,
 }
 
@@ -125,7 +125,7 @@ impl Local {
     pub async fn erase(
         &self,
         partitions: &[PartitionId],
-        haste: Haste,
+        haste: impl Fn() -> Haste,
         still: impl Fn() -> bool,
     ) -> Result<bool, End> {
         let ids: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
@@ -141,6 +141,7 @@ impl Local {
                 if !still() {
                     return Ok(false);
                 }
+                let haste = haste();
                 let clock = &self.coordinator.parts().clock;
                 let began = clock.now();
                 let page = self

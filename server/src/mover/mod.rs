@@ -240,10 +240,17 @@ impl Mover {
         if !is_planted(Mutant::LeaveWithoutDraining) {
             self.local.mark_unsynced(&partitions).await?;
         }
-        // Never given up: no decree but amendments of this one can come before the acknowledgement.
-        self.local
-            .erase(&partitions, Haste::Needed, || true)
-            .await?;
+        // Most writes are taken by enough other owners meanwhile. Never given up: no decree but amendments of this one can come
+        // before the acknowledgement.
+        let haste = || {
+            let view = self.parts.views.current();
+            let waits = |partition: &PartitionId| !view.is_taken(*partition, None);
+            match partitions.iter().any(waits) {
+                true => Haste::Needed,
+                false => Haste::AtLeisure,
+            }
+        };
+        self.local.erase(&partitions, haste, || true).await?;
         tracing::info!(partitions = partitions.len(), layout = %trackers.ack, "given partitions of a new layout");
         let turn = self.raise(trackers)?;
         self.tell_progress();
@@ -292,10 +299,16 @@ impl Mover {
         let decree = view.history().decree();
         let all = view.layout().partition_ids();
         let foreign: Vec<PartitionId> = all.filter(|partition| !view.owns(*partition)).collect();
-        // A newer decree may give some of it to this store.
-        let still = || self.parts.views.current().epoch() == view.epoch();
-        if !self.local.erase(&foreign, Haste::AtLeisure, still).await? {
-            return Ok(Turn::Wait(AGAIN));
+        // A newer decree may give some of it to this store, and others may wait by now for what comes next here.
+        let this = &*self;
+        let still = || {
+            let now = this.parts.views.current();
+            let rests = matches!(this.next(&now), Task::Rest | Task::Repair(_));
+            now.epoch() == view.epoch() && rests
+        };
+        let haste = || Haste::AtLeisure;
+        if !this.local.erase(&foreign, haste, still).await? {
+            return Ok(Turn::Again);
         }
         self.swept = Some(Arc::clone(decree));
         Ok(Turn::Again)

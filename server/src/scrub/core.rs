@@ -153,7 +153,13 @@ mod tests {
         assert_eq!(schedule.next(began), Next::Wait(100 * SECOND));
         let mut now = began + 100 * SECOND;
         assert_eq!(schedule.next(now), Next::Page(None));
-        schedule.read(now, &None, page(Some(1 << 63)), SECOND / 100, false);
+        schedule.read(
+            now,
+            &None,
+            page(Some(1 << 63)),
+            SECOND / 100,
+            Beside::Nobody,
+        );
         assert_eq!(schedule.figures().per_mille, 500);
         let Next::Wait(rest) = schedule.next(now) else {
             panic!("1,000 bytes a second");
@@ -164,7 +170,7 @@ mod tests {
             panic!("it is due");
         };
         assert_eq!(after.as_deref(), Some(&(1_u64 << 63).to_be_bytes()[..]));
-        schedule.read(now, &after, page(None), SECOND / 100, false);
+        schedule.read(now, &after, page(None), SECOND / 100, Beside::Nobody);
         let figures = schedule.figures();
         let facts = (figures.passes, figures.records, figures.damaged);
         assert_eq!((facts, figures.is_running), ((1, 20, 2), false));
@@ -178,14 +184,20 @@ mod tests {
         let mut schedule = Schedule::new(now, 1 << 30, 100 * SECOND, 0);
         assert_eq!(schedule.ask(now), 1);
         assert_eq!(schedule.next(now), Next::Page(None));
-        schedule.read(now, &None, page(Some(1 << 62)), SECOND / 100, false);
+        schedule.read(
+            now,
+            &None,
+            page(Some(1 << 62)),
+            SECOND / 100,
+            Beside::Nobody,
+        );
         let later = now + SECOND;
         let Next::Page(after) = schedule.next(later) else {
             panic!("it is due");
         };
         // Asked for while the last page of the pass before is read: that page ends no pass.
         assert_eq!(schedule.ask(later), 1);
-        schedule.read(later, &after, page(None), SECOND / 100, false);
+        schedule.read(later, &after, page(None), SECOND / 100, Beside::Nobody);
         assert_eq!(schedule.figures().passes, 0);
         assert_eq!(schedule.next(later + SECOND), Next::Page(None));
     }
