@@ -1,5 +1,5 @@
-//! Receives partitions: streamed from one old owner, compared with all others, each past its own `ack`: by root, and by leaf if that is
-//! not the same.
+//! Receives partitions: streamed from one old owner, compared with all others, each past its own `ack`: by leaf, unless a layout gives
+//! them and the roots are the same.
 //!
 //! Merging is monotone and idempotent, so pages may come twice and in any order; a partition is said to be synced only when
 //! all old owners are through and what came of them is durable here. Every object is checked: its leaf covers key, clock,
