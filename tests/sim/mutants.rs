@@ -86,24 +86,39 @@ fn a_message_of_a_stale_epoch_that_is_taken_is_found() {
     finds("AcceptStaleEpoch", first_seed_of(&both), 2);
 }
 
-/// The same with what is usual for the bug.
-fn finds_as_usual(mutant: &str, first: u64, seeds: u64) {
-    finds_with(&[], mutant, first, seeds);
+/// The same with what is usual for the bug, from seed 0 on: of about three times as many seeds as it took when this was written.
+fn finds_as_usual(mutant: &str, seeds: u64) {
+    finds_with(&[], mutant, 0, seeds);
 }
 
 #[test]
 fn two_decrees_of_one_epoch_are_found() {
-    finds_as_usual("TwoDecided", 2, 1);
+    finds_as_usual("TwoDecided", 9);
+}
+
+#[test]
+fn a_partition_that_is_received_too_early_is_found() {
+    finds_as_usual("CopyBeforeAck", 24);
 }
 
 #[test]
 fn copies_that_count_on_an_empty_disk_are_found() {
-    finds_as_usual("CountUnsynced", 0, 2);
+    finds_as_usual("CountUnsynced", 6);
 }
 
 #[test]
 fn trees_that_claim_what_was_erased_are_found() {
-    finds_as_usual("TreeMissesErase", 0, 3);
+    finds_as_usual("TreeMissesErase", 6);
+}
+
+#[test]
+fn hints_that_a_start_forgets_are_found() {
+    finds_as_usual("HintLost", 27);
+}
+
+#[test]
+fn a_clock_that_goes_with_an_expired_value_is_found() {
+    finds_as_usual("DropExpiredClock", 36);
 }
 
 #[test]
