@@ -7,7 +7,7 @@ use ringfort_storage::{Key, version::Object};
 use super::{
     message::{Bug, Message},
     site::id,
-    world::{OWNERS, PARTITION, SITES, World},
+    world::{KEYS, OWNERS, PARTITION, SITES, World},
 };
 use crate::reaper::core::Question;
 
@@ -61,6 +61,9 @@ impl World {
         match self.image.take() {
             None => {
                 let site = self.dice.below(OWNERS);
+                if !self.has_value(site) {
+                    return;
+                }
                 let generation = self.sites[site].generation();
                 self.image = Some((site, self.sites[site].image(), generation));
             }
@@ -89,6 +92,14 @@ impl World {
                 self.heard(site, (generation.unwrap_or(0), floor.unwrap_or(0)));
             }
         }
+    }
+
+    /// Whether a site holds a value that may be deleted and reaped later.
+    fn has_value(&self, site: usize) -> bool {
+        (0..KEYS).any(|n| {
+            let key = Key::new(n + 1, b"n", &[n as u8]).expect("short");
+            self.sites[site].read(&key).object().live_count(1) > 0
+        })
     }
 
     /// A site hears what others are at.
