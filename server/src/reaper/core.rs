@@ -6,6 +6,8 @@
 //!
 //! *Leaves out on purpose:* clocks, disk, network, which keys are due.
 
+mod round;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -16,10 +18,8 @@ use ringfort_ring::{Epoch, StoreId};
 use ringfort_storage::store::Tomb;
 use tokio::time::Instant;
 
-/// Who is not through yet is asked again after this …
-const AGAIN: Duration = Duration::from_millis(200);
-/// … then after twice as long each time, and at most after this.
-const AGAIN_MAX: Duration = Duration::from_secs(5);
+use self::round::{AGAIN, Round, Stage, advancing};
+
 /// An owner that holds a list carries its round on after this, for each owner before it: mostly whoever began it does.
 pub const TURN: Duration = Duration::from_secs(3);
 
@@ -109,12 +109,6 @@ pub struct Standing {
     pub lowest_hint: Option<u64>,
 }
 
-impl Standing {
-    fn is_through(&self, to: u64) -> bool {
-        self.generation >= to && self.lowest_hint.is_none_or(|lowest| lowest >= to)
-    }
-}
-
 /// A round that does not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stalled {
@@ -122,40 +116,6 @@ pub struct Stalled {
     pub since: Instant,
     /// Who is not through.
     pub waits_for: Vec<StoreId>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// Owners are asked to confirm.
-    Confirming {
-        epoch: Epoch,
-        exact: Vec<bool>,
-        /// `None`: not asked yet.
-        left: Option<BTreeSet<StoreId>>,
-    },
-    /// All have confirmed.
-    Committing,
-    /// Members are told.
-    Advancing {
-        said: BTreeMap<StoreId, (Epoch, Standing)>,
-        /// Those whose answers are awaited.
-        asked: BTreeSet<StoreId>,
-        due: Instant,
-        pause: Duration,
-    },
-    /// The other owners are told.
-    Finishing { left: BTreeSet<StoreId> },
-    /// This store erases.
-    Ending,
-}
-
-#[derive(Debug)]
-struct Round {
-    /// The generation that it leads to.
-    to: u64,
-    tombs: Arc<Vec<Tomb>>,
-    since: Instant,
-    stage: Stage,
 }
 
 /// The rounds that a node has to do with.
@@ -372,124 +332,6 @@ impl Core {
             waits_for: round.waits_for(known),
         });
         stalled.collect()
-    }
-}
-
-fn advancing(due: Instant) -> Stage {
-    Stage::Advancing {
-        said: BTreeMap::new(),
-        asked: BTreeSet::new(),
-        due,
-        pause: AGAIN,
-    }
-}
-
-impl Round {
-    fn is_before_commit(&self) -> bool {
-        matches!(self.stage, Stage::Confirming { .. } | Stage::Committing)
-    }
-
-    /// The members that are not known to be through, by the newest decree.
-    fn waits_for(&self, known: &Known<'_>) -> Vec<StoreId> {
-        let Stage::Advancing { said, .. } = &self.stage else {
-            return Vec::new();
-        };
-        let is_through = |store: &&StoreId| {
-            let said = said.get(store);
-            said.is_some_and(|(epoch, s)| *epoch == known.epoch && s.is_through(self.to))
-        };
-        let members = known.members.iter();
-        members.filter(|m| !is_through(m)).copied().collect()
-    }
-
-    /// False: the round is given up.
-    fn next(
-        &mut self,
-        partition: u32,
-        now: Instant,
-        known: &Known<'_>,
-        actions: &mut Vec<Action>,
-    ) -> bool {
-        let ask = |store, question| Action::Ask {
-            store,
-            partition,
-            question,
-        };
-        let waits_for = self.waits_for(known);
-        match &mut self.stage {
-            Stage::Confirming { epoch, left, exact } => match left {
-                None => {
-                    let owners = (known.owners)(partition);
-                    for owner in &owners {
-                        let question = Question::Confirm {
-                            generation: self.to - 1,
-                            tombs: Arc::clone(&self.tombs),
-                        };
-                        actions.push(ask(*owner, question));
-                    }
-                    (*epoch, *left) = (known.epoch, Some(owners));
-                }
-                Some(left) if left.is_empty() => {
-                    let both = self.tombs.iter().zip(exact.iter());
-                    let kept = both.filter(|(_, exact)| **exact);
-                    let kept: Vec<Tomb> = kept.map(|(tomb, _)| tomb.clone()).collect();
-                    let by = *epoch;
-                    if kept.is_empty() || by != known.epoch {
-                        return false;
-                    }
-                    (self.tombs, self.stage) = (Arc::new(kept), Stage::Committing);
-                    actions.push(Action::Commit {
-                        partition,
-                        to: self.to,
-                        tombs: Arc::clone(&self.tombs),
-                        epoch: by,
-                    });
-                }
-                Some(_) => {}
-            },
-            Stage::Committing | Stage::Ending => {}
-            Stage::Advancing {
-                said,
-                asked,
-                due,
-                pause,
-            } => {
-                let newer = said.values().any(|(epoch, _)| *epoch > known.epoch);
-                if waits_for.is_empty() && !newer {
-                    let mut left = (known.owners)(partition);
-                    left.remove(&known.me);
-                    for owner in &left {
-                        actions.push(ask(*owner, Question::Finish { to: self.to }));
-                    }
-                    self.stage = Stage::Finishing { left };
-                    return true;
-                }
-                if !asked.is_empty() || now < *due {
-                    return true;
-                }
-                (*due, *pause) = (now + *pause, (*pause * 2).min(AGAIN_MAX));
-                let owners = (known.owners)(partition);
-                for member in waits_for {
-                    let tombs = match owners.contains(&member) {
-                        true => Arc::clone(&self.tombs),
-                        false => Arc::default(),
-                    };
-                    let to = self.to;
-                    actions.push(ask(member, Question::Advance { to, tombs }));
-                    asked.insert(member);
-                }
-            }
-            Stage::Finishing { left } => {
-                if left.is_empty() {
-                    self.stage = Stage::Ending;
-                    actions.push(Action::End {
-                        partition,
-                        to: self.to,
-                    });
-                }
-            }
-        }
-        true
     }
 }
 

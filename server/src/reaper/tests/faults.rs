@@ -70,7 +70,7 @@ impl World {
             Some((site, image, generation)) => {
                 let whole = (0..OWNERS).all(|owner| self.sites[owner].is_synced());
                 let is_old = generation < self.sites[site].store.floor(PARTITION);
-                if !whole || !is_old && !self.dice.one_in(10) {
+                if !whole || !is_old && !self.dice.one_in(60) {
                     self.image = Some((site, image, generation));
                     return;
                 }

@@ -65,7 +65,7 @@ impl World {
         let mut world = World {
             bug,
             sites: (0..SITES).map(|n| Site::new(n, dice.next())).collect(),
-            may_restore: dice.one_in(3),
+            may_restore: dice.one_in(2),
             dice,
             flying: Vec::new(),
             read: Vec::new(),
