@@ -17,6 +17,8 @@ const HOLD_MS_MAX: u64 = 800;
 const GRACE_MS: u64 = 4_000;
 /// So long deletes can be undone, in ms.
 const SOFT_DELETE_MS: u64 = 300;
+/// Times the usual number of keys.
+const KEYS_TIMES: usize = 12;
 /// A storm is longer by this, in ms: what is deleted at first is reaped before it ends.
 const LONGER_MS: u64 = 8_000;
 
@@ -43,6 +45,14 @@ impl Reaping {
     /// How long such a storm lasts, in ms.
     pub fn storm_ms(storm_ms: u64) -> u64 {
         storm_ms + LONGER_MS
+    }
+
+    /// Of how many keys clients choose: what is deleted is to stay so until it is reaped, mostly.
+    pub fn keys(reaping: Option<Reaping>, usual: usize) -> usize {
+        match reaping {
+            Some(_) => usual * KEYS_TIMES,
+            None => usual,
+        }
     }
 
     /// Holds nothing for long.

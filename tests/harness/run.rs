@@ -271,7 +271,7 @@ impl Run {
             endpoints: nodes.iter().map(|n| format!("{}:7400", n.name)).collect(),
             keys: match &script {
                 Some(script) => script.keys,
-                None => chance.random_range(3..20),
+                None => Reaping::keys(reaping, chance.random_range(3..20)),
             },
             copies: 3.min(count as u32),
             pause_ms: match (&tap, &script) {

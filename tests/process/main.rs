@@ -3,6 +3,7 @@
 mod bad_input;
 mod busy;
 mod cluster;
+mod deletes;
 mod elastic;
 mod heal;
 mod hints;
