@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use ringfort_client::Client;
+use ringfort_client::{Client, Error};
 use ringfort_tests::outside::http;
 
 use crate::cluster::{Cluster, Node};
@@ -21,7 +21,10 @@ const DELETED: u64 = 1_000_000;
 /// Keys that stay.
 const KEPT: u64 = 10_000;
 /// Calls under way at a time.
-const CALLS: usize = 512;
+const CALLS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a node that has no room is left alone.
+const REST: Duration = Duration::from_millis(200);
 /// The node that does not hear of the deletes.
 const AWAY: usize = 2;
 /// Time between two looks, and how many until a test gives up: twenty minutes.
@@ -52,7 +55,10 @@ async fn a_million_deletes_leave_nothing_behind() {
     stream::iter(0..DELETED)
         .map(|n| {
             let client = client.clone();
-            async move { client.delete(format!("gone-{n}")).timeout(PATIENCE).await }
+            async move {
+                let key = format!("gone-{n}");
+                in_the_end(|| client.delete(&key).timeout(PATIENCE).into_future()).await
+            }
         })
         .buffer_unordered(CALLS)
         .try_for_each(|_| async { Ok(()) })
@@ -92,8 +98,6 @@ async fn a_million_deletes_leave_nothing_behind() {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 fn client_of(endpoints: &[String]) -> Client {
     let client = Client::builder().endpoints(endpoints.to_vec()).build();
     client.expect("a client")
@@ -103,12 +107,27 @@ async fn write(client: &Client, prefix: &str, count: u64) {
     stream::iter(0..count)
         .map(|n| {
             let (client, key) = (client.clone(), format!("{prefix}-{n}"));
-            async move { client.put(&key, vec![b'v'; 100]).timeout(PATIENCE).await }
+            async move {
+                let put = || client.put(&key, vec![b'v'; 100]).timeout(PATIENCE);
+                in_the_end(|| put().into_future()).await
+            }
         })
         .buffer_unordered(CALLS)
         .try_for_each(|_| async { Ok(()) })
         .await
         .expect("every put is acknowledged");
+}
+
+/// Calls again what a node has no room for just now, or no time: this goes as fast as the machine can.
+async fn in_the_end<T, F: Future<Output = Result<T, Error>>>(
+    call: impl Fn() -> F,
+) -> Result<T, Error> {
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(REST).await,
+            done => return done,
+        }
+    }
 }
 
 /// A drain comes every 2 s at the latest, and the next one releases what the one before it freed.
