@@ -1,4 +1,5 @@
-//! Deletes stay deleted, and cost nothing in the end, at size: measured, so it asserts counts alone and prints the rest.
+//! Deletes stay deleted and their records go, at size: measured, so it asserts counts alone and prints the rest, the disk among it, which
+//! sled keeps for what comes next.
 //! `cargo test --release -p ringfort-tests --test process deletes -- --ignored --nocapture`.
 
 #![expect(clippy::disallowed_methods, reason = "it measures")]
@@ -33,7 +34,7 @@ const LOOKS_MAX: u32 = 1_200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "some minutes: see the head of this file"]
-async fn a_million_deletes_leave_nothing_behind() {
+async fn a_million_deletes_leave_no_record_behind() {
     let mut cluster = Cluster::start_with(
         3,
         &["--soft-delete", "0s", "--reap-early", "--reap-grace", "1s"],
