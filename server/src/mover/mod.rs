@@ -171,11 +171,11 @@ impl Mover {
 
     /// Does the next thing.
     async fn turn(&mut self) -> Result<Turn, End> {
-        if let Some((partition, at)) = self.parts.missed.first() {
+        let view = self.parts.views.current();
+        if let Some((partition, at)) = self.parts.missed.first(&view) {
             self.begin_anew(partition, at).await?;
             return Ok(Turn::Again);
         }
-        let view = self.parts.views.current();
         match self.next(&view) {
             Task::Out if self.parts.council.part() == Part::Waiting => Ok(Turn::Wait(LOOK)),
             Task::Out => Err(self.out().await),

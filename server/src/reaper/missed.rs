@@ -14,7 +14,7 @@ use ringfort_ring::PartitionId;
 use ringfort_storage::Store;
 use tokio::sync::Notify;
 
-use crate::view::Views;
+use crate::view::{View, Views};
 
 /// What others are at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,10 +77,17 @@ impl Missed {
         self.wake.notify_one();
     }
 
-    /// The first that is to be erased.
-    pub fn first(&self) -> Option<(PartitionId, At)> {
+    /// The first that can be begun anew. One that is owned here and of which no other copy counts cannot: what is erased could be
+    /// received from nobody. So where all owners were put back from older images nothing more is lost; nothing of it is served either.
+    pub fn first(&self, view: &View) -> Option<(PartitionId, At)> {
+        let counts_elsewhere = |partition| {
+            let owners = view.owners_everywhere(partition);
+            let mut others = owners.iter().filter(|store| **store != view.my_store());
+            others.any(|store| view.counts(*store, partition))
+        };
         let noted = self.noted();
-        noted.first_key_value().map(|(p, at)| (*p, *at))
+        let mut all = noted.iter().map(|(partition, at)| (*partition, *at));
+        all.find(|(partition, _)| !view.owns(*partition) || counts_elsewhere(*partition))
     }
 
     /// It is erased, and at that generation.
@@ -109,5 +116,37 @@ impl Missed {
     /// Completes when there may be one.
     pub async fn noted_some(&self) {
         self.wake.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Cluster;
+
+    /// I2: a copy is not erased that could be received from nobody.
+    #[tokio::test]
+    async fn nothing_is_begun_anew_while_no_other_copy_counts() {
+        let cluster = Cluster::of_three().await;
+        let [node, others @ ..] = &cluster.nodes[..] else {
+            panic!("there are three");
+        };
+        let missed = Missed::new(node.views.clone(), node.store.clone());
+        let (partition, generation, floor) = (PartitionId(3), 2, 1);
+        assert!(missed.heard(partition, generation, floor));
+        let at = At { generation, floor };
+        assert_eq!(missed.first(&node.views.current()), Some((partition, at)));
+        let names: Vec<_> = others.iter().map(|other| &other.name).collect();
+        node.mark_unsynced(&names[..1]);
+        assert_eq!(missed.first(&node.views.current()), Some((partition, at)));
+        node.mark_unsynced(&names);
+        assert_eq!(missed.first(&node.views.current()), None);
+        assert!(
+            node.views.current().has_missed(partition),
+            "nor is it served"
+        );
+        // Another one counts again.
+        node.mark_unsynced(&[]);
+        assert_eq!(missed.first(&node.views.current()), Some((partition, at)));
     }
 }

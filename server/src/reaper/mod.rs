@@ -137,6 +137,16 @@ impl Cluster {
         }
     }
 
+    /// The same, as the core is told.
+    fn known<'a>(&'a self, owners: &'a dyn Fn(u32) -> BTreeSet<StoreId>) -> Known<'a> {
+        Known {
+            epoch: self.view.epoch(),
+            members: &self.members,
+            owners,
+            me: self.view.my_store(),
+        }
+    }
+
     fn owners(&self, partition: u32) -> BTreeSet<StoreId> {
         let mut owners = self.view.owners_everywhere(PartitionId(partition));
         owners.retain(|owner| self.members.contains(owner));
@@ -290,14 +300,9 @@ impl Reaper {
     fn next(&mut self) -> (Arc<View>, Vec<Action>) {
         let cluster = Cluster::of(self.parts.views.current());
         let owners = |partition| cluster.owners(partition);
-        let known = Known {
-            epoch: cluster.view.epoch(),
-            members: &cluster.members,
-            owners: &owners,
-            me: cluster.view.my_store(),
-        };
         let before = self.core.confirming();
-        let actions = self.core.next(self.parts.clock.now(), &known);
+        let now = self.parts.clock.now();
+        let actions = self.core.next(now, &cluster.known(&owners));
         self.note_setbacks(before);
         (cluster.view, actions)
     }
@@ -313,13 +318,8 @@ impl Reaper {
     fn tell(&self) {
         let cluster = Cluster::of(self.parts.views.current());
         let owners = |partition| cluster.owners(partition);
-        let known = Known {
-            epoch: cluster.view.epoch(),
-            members: &cluster.members,
-            owners: &owners,
-            me: cluster.view.my_store(),
-        };
         let now = self.parts.clock.now();
+        let known = cluster.known(&owners);
         let mut stalled = self.core.stalled(now, &known, PATIENCE);
         if let Some((since, down)) = &self.held_up
             && now.saturating_duration_since(*since) >= PATIENCE
