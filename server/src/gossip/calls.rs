@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,11 +40,21 @@ impl Calls {
 
     /// A connection to a known node, kept for the next time.
     pub fn keep(&self, addr: &str) -> PeerClient<Channel> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
         let client = kept
             .entry(addr.to_owned())
             .or_insert_with(|| self.fresh(addr));
         client.clone()
+    }
+
+    /// Has the next call to a node open another connection. One that was lost while it was opened is found out by nobody:
+    /// keepalive begins after that.
+    pub fn forget(&self, addr: &str) {
+        self.kept().remove(addr);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, PeerClient<Channel>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for once.
@@ -56,8 +66,7 @@ impl Calls {
 
     /// Closes the connections to addresses where no node is any more.
     pub fn retain(&self, is_known: impl Fn(&str) -> bool) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|addr, _| is_known(addr));
+        self.kept().retain(|addr, _| is_known(addr));
     }
 
     /// All addresses of a seed; the seed itself, if its name has none right now: connecting will say why.

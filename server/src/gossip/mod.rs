@@ -268,6 +268,7 @@ impl Gossiper {
                     Err(why) => {
                         add(&self.parts.counters.gossip_failed, 1);
                         tracing::debug!(%store, addr, why, "no gossip with a node");
+                        self.calls.forget(&addr);
                         self.core().failed(store);
                     }
                 }

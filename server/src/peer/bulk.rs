@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -88,10 +88,14 @@ impl Bulk {
         }
     }
 
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<StoreId, (String, PeerClient<Channel>)>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn client(&self, view: &View, store: StoreId) -> Option<PeerClient<Channel>> {
         let listed = || Some(view.history().decree().member_of(store)?.peer_addr.clone());
         let addr = self.routes.peer_addr(store).or_else(listed)?;
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients();
         match clients.get(&store) {
             Some((known, client)) if *known == addr => Some(client.clone()),
             _ => {
@@ -104,7 +108,8 @@ impl Bulk {
         }
     }
 
-    /// Asks a store by `question`, which is handed a connection and a fence; waits no longer than `timeout`.
+    /// Asks a store by `question`, which is handed a connection and a fence; waits no longer than `timeout`, and opens another
+    /// connection next time if that was too short.
     ///
     /// # Errors
     /// [`Unreached`].
@@ -135,7 +140,11 @@ impl Bulk {
                     None => unreached(status.to_string(), None),
                 });
             }
-            Err(_) => return Err(unreached("no answer in time".to_owned(), None)),
+            Err(_) => {
+                // A connection that was lost while it was opened is found out by nobody: keepalive begins after that.
+                self.clients().remove(&store);
+                return Err(unreached("no answer in time".to_owned(), None));
+            }
         };
         let fence = answer.fence().unwrap_or_default();
         if fence.store_id != store.0 {
