@@ -57,7 +57,7 @@ struct Sources {
     version: &'static str,
     counters: Arc<Counters>,
     health: Arc<Health>,
-    probe: OnceLock<Probe>,
+    probes: OnceLock<Vec<Probe>>,
     families: OnceLock<FamilyProbe>,
 }
 
@@ -69,7 +69,7 @@ impl Metrics {
             version: env!("CARGO_PKG_VERSION"),
             counters,
             health,
-            probe: OnceLock::new(),
+            probes: OnceLock::new(),
             families: OnceLock::new(),
         });
         let mut registry = Registry::with_prefix("ringfort");
@@ -77,12 +77,12 @@ impl Metrics {
         Metrics { registry, sources }
     }
 
-    /// From now on `probe` is asked at each scrape, too. Only the first one counts.
-    pub fn add_probe(&self, probe: Probe) {
-        let _ = self.sources.probe.set(probe);
+    /// From now on these are asked at each scrape, too. A node says once which it has.
+    pub fn add_probes(&self, probes: Vec<Probe>) {
+        let _ = self.sources.probes.set(probes);
     }
 
-    /// As [`Self::add_probe`], for figures with a label.
+    /// As [`Self::add_probes`], for figures with a label.
     pub fn add_families(&self, probe: FamilyProbe) {
         let _ = self.sources.families.set(probe);
     }
@@ -132,7 +132,8 @@ impl Collector for Sources {
             let help = "Memory of the process in physical pages";
             gauge(e, "resident_memory", help, Some(Unit::Bytes), bytes)?;
         }
-        for (name, help, unit, value) in self.probe.get().map(|probe| probe()).unwrap_or_default() {
+        let probes = self.probes.get().into_iter().flatten();
+        for (name, help, unit, value) in probes.flat_map(|probe| probe()) {
             gauge(e, name, help, unit, value)?;
         }
         let families = self.families.get().map(|probe| probe());
@@ -392,7 +393,7 @@ mod tests {
             Duration::from_millis(1),
         );
         let metrics = Metrics::new("n0", counters, Arc::new(Health::default()));
-        metrics.add_probe(Box::new(|| vec![("store_keys", "Keys", None, 7.0)]));
+        metrics.add_probes(vec![Box::new(|| vec![("store_keys", "Keys", None, 7.0)])]);
         metrics.add_families(Box::new(|| {
             vec![Family {
                 name: "peer_up",

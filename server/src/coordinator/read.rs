@@ -166,13 +166,13 @@ impl Step<'_> {
         let Some(pending) = self.state.ops.get_mut(id) else {
             return false;
         };
-        let (owners, key) = (pending.owners, pending.key.clone());
         let Phase::Reading(reading) = &mut pending.phase else {
             return false;
         };
         if reading.generation == self.parts.store.generation(pending.partition.0) {
             return false;
         }
+        let (owners, key) = (pending.owners, pending.key.clone());
         if reading.restarts == RESTARTS_MAX {
             let why = "deleted keys around this one are being reaped";
             let failure = Failure::new(Reason::Overloaded, why);

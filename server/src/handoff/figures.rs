@@ -14,11 +14,7 @@ use ringfort_ring::PartitionId;
 use ringfort_storage::Store;
 
 use super::Standings;
-use crate::{
-    clock::SteadyClock,
-    metrics::{Gauge, Probe},
-    view::Views,
-};
+use crate::{clock::SteadyClock, metrics::Gauge, view::Views};
 
 /// Counts, and what it takes to tell the rest; shared by the worker and by those who show it.
 pub struct Figures {
@@ -74,17 +70,8 @@ impl Figures {
         }
     }
 
-    /// These and those of another probe, for `/metrics`: a node has one.
-    pub fn joined(self: &Arc<Self>, one: Probe) -> Probe {
-        let me = Arc::clone(self);
-        Box::new(move || {
-            let mut all = one();
-            all.extend(me.gauges());
-            all
-        })
-    }
-
-    fn gauges(&self) -> Vec<Gauge> {
+    /// For `/metrics`.
+    pub fn gauges(&self) -> Vec<Gauge> {
         let stats = self.store.hint_stats();
         let gauge = |name, help, unit, value| -> Gauge { (name, help, unit, value) };
         vec![

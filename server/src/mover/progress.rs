@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ringfort_ring::Epoch;
 use tokio::time::Instant;
 
-use crate::metrics::{Gauge, Probe};
+use crate::metrics::Gauge;
 
 /// What a node says of what it receives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,15 +124,6 @@ pub fn gauges(figures: Figures) -> Vec<Gauge> {
             figures.bytes_per_s as f64,
         ),
     ]
-}
-
-/// Both probes in one: a node has one.
-pub fn joined(one: Probe, progress: std::sync::Arc<Progress>) -> Probe {
-    Box::new(move || {
-        let mut all = one();
-        all.extend(gauges(progress.figures()));
-        all
-    })
 }
 
 #[cfg(test)]

@@ -232,24 +232,23 @@ impl Node {
             tasks.spawn(council::auto::run(council.clone(), gossip.clone()));
         }
         wait_for_links(&data.links, &answers, self.config.connect_timeout).await;
-        let figures = refresh::figures(&base.store, &data.links);
-        let progress = base.greeter.progress.clone();
-        let figures = hints.joined(mover::progress::joined(figures, progress));
         let scrub = self.scrub(&base, &data);
         tasks.spawn(scrub.clone().run());
-        let figures = scrub::joined(figures, scrub);
         let clock = self.parts.clock.clone();
         let reaping = reaper::Figures::new(clock, views.clone(), self.counters.clone());
         let reaping = Arc::new(reaping);
         // Set once: a node comes here once.
         let _ = base.greeter.reaping.set(reaping.clone());
-        let figures = reaping.joined(figures);
-        let shown = board.clone();
-        self.metrics.add_probe(Box::new(move || {
-            let mut all = figures();
-            all.extend(shown.gauges());
-            all
-        }));
+        let progress = base.greeter.progress.clone();
+        let (shown, reaped) = (board.clone(), reaping.clone());
+        self.metrics.add_probes(vec![
+            refresh::figures(&base.store, &data.links),
+            Box::new(move || mover::progress::gauges(progress.figures())),
+            Box::new(move || hints.gauges()),
+            Box::new(move || scrub::gauges(&scrub.to_wire())),
+            Box::new(move || reaped.gauges()),
+            Box::new(move || shown.gauges()),
+        ]);
         let (figures, shown) = (gossip::figures(&gossip), board.clone());
         self.metrics.add_families(Box::new(move || {
             let mut all = figures();

@@ -122,6 +122,7 @@ impl Replica {
         let answerer = Answerer {
             views: views.clone(),
             store: store.clone(),
+            // Of their own: a round of reaping does not wait behind pages.
             turns: Turns::new(Arc::clone(&parts.pool), Arc::clone(&parts.coordinator)),
             coordinator: Arc::clone(&parts.coordinator),
             missed: Arc::clone(&parts.missed),

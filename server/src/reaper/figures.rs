@@ -7,12 +7,7 @@ use ringfort_proto::peer;
 use tokio::time::Instant;
 
 use super::core::Stalled;
-use crate::{
-    clock::Clock,
-    counters::Counters,
-    metrics::{Gauge, Probe},
-    view::Views,
-};
+use crate::{clock::Clock, counters::Counters, metrics::Gauge, view::Views};
 
 /// Members that are told of as waited for, at most.
 const WAITS_FOR_MAX: usize = 8;
@@ -91,17 +86,8 @@ impl Figures {
         }
     }
 
-    /// These and those of another probe, for `/metrics`: a node has one.
-    pub fn joined(self: &Arc<Self>, one: Probe) -> Probe {
-        let me = Arc::clone(self);
-        Box::new(move || {
-            let mut all = one();
-            all.extend(me.gauges());
-            all
-        })
-    }
-
-    fn gauges(&self) -> Vec<Gauge> {
+    /// For `/metrics`.
+    pub fn gauges(&self) -> Vec<Gauge> {
         let told = self.to_wire();
         vec![
             (

@@ -20,7 +20,7 @@ pub use self::core::Figures;
 use self::core::{Next, Schedule};
 use crate::{
     clock::Clock, coordinator::Coordinator, counters::Counters, counters::add, metrics::Gauge,
-    metrics::Probe, pool::EnginePool,
+    pool::EnginePool,
 };
 
 /// Bytes of rows in a page: what clients wait for behind it on the engine pool.
@@ -161,16 +161,8 @@ impl Scrub {
     }
 }
 
-/// The figures for `/metrics`, with those of `one`: a node has one probe.
-pub fn joined(one: Probe, scrub: Arc<Scrub>) -> Probe {
-    Box::new(move || {
-        let mut all = one();
-        all.extend(gauges(&scrub.to_wire()));
-        all
-    })
-}
-
-fn gauges(scrub: &peer::Scrubbing) -> Vec<Gauge> {
+/// For `/metrics`.
+pub fn gauges(scrub: &peer::Scrubbing) -> Vec<Gauge> {
     let mut gauges: Vec<Gauge> = vec![
         (
             "scrub_passes",
