@@ -144,6 +144,7 @@ async fn each(
             out.value(&json!({
                 "until_s": until, "ops_per_s": ops_per_s, "errors": tally.errors,
                 "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999),
+                "latencies_us": tally.buckets(),
             }))?;
         } else {
             out.say(&format!(
@@ -205,6 +206,15 @@ impl Tally {
             errors: 0,
             last_error: None,
         }
+    }
+
+    /// Latencies, each of which no more than a thousandth is rounded up by, and how many were that long, ascending: whoever adds up
+    /// several lines can tell what all of them were.
+    fn buckets(&self) -> Vec<(u64, u64)> {
+        let recorded = self.latency.iter_recorded();
+        recorded
+            .map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()))
+            .collect()
     }
 
     fn add(&mut self, other: Tally) {
@@ -409,6 +419,13 @@ mod tests {
         let at = |quantile| total.latency.value_at_quantile(quantile);
         assert_eq!((at(0.25), at(0.5), total.latency.len()), (1, 400, 4));
         assert!(at(1.0) >= MAX_LATENCY_US);
+        let buckets = total.buckets();
+        assert_eq!((buckets[0], buckets.len()), ((1, 1), 4));
+        let (bound, count) = buckets[2];
+        assert!(
+            (90_000..=90_090).contains(&bound) && count == 1,
+            "{buckets:?}"
+        );
     }
 
     #[tokio::test]
