@@ -194,10 +194,12 @@ impl Coordinator {
     /// What background work at this node has to give way to.
     pub fn beside(&self) -> Beside {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.pending() {
-            _ if state.felt.suffers() => Beside::Suffering,
-            0 => Beside::Nobody,
-            _ => Beside::Clients,
+        if state.felt.suffers() {
+            Beside::Suffering
+        } else if state.felt.is_anybody() || state.pending() > 0 {
+            Beside::Clients
+        } else {
+            Beside::Nobody
         }
     }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 pub use self::felt::Felt;
 
-/// While clients are served, a slice is followed by so many times the rest that it took: a quarter of the time is the work's, at
+/// While clients are served, a slice is followed by so many times the rest that it took: a fifth of the time is the work's, at
 /// most.
-const RESTS: u32 = 3;
+const RESTS: u32 = 4;
 /// While they suffer: a tenth of the time.
 const RESTS_SUFFERING: u32 = 9;
 /// The longest rest while clients are served: a slice that was slow by itself does not stop the work.
@@ -53,7 +53,7 @@ mod tests {
         let rests = |worked| {
             [Beside::Nobody, Beside::Clients, Beside::Suffering].map(|beside| beside.rest(worked))
         };
-        assert_eq!(rests(2 * MS), [Duration::ZERO, 6 * MS, 18 * MS]);
+        assert_eq!(rests(2 * MS), [Duration::ZERO, 8 * MS, 18 * MS]);
     }
 
     #[test]

@@ -71,7 +71,7 @@ mod tests {
             pace.rest(now, 1_000, 2 * MS, Beside::Nobody),
             Duration::ZERO
         );
-        assert_eq!(pace.rest(now, 1_000, 2 * MS, Beside::Clients), 6 * MS);
+        assert_eq!(pace.rest(now, 1_000, 2 * MS, Beside::Clients), 8 * MS);
         assert_eq!(pace.rest(now, 1_000, 5_000 * MS, Beside::Clients), 100 * MS);
     }
 }

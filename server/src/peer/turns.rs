@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(rest_after(1, MS), None, "nobody waits");
         node.hold_log(true);
         let written = node.start_op(put_with("k", "v", w(3)), 30_000 * MS, Origin::Client);
-        assert_eq!(rest_after(1, MS), Some(3 * MS));
+        assert_eq!(rest_after(1, MS), Some(4 * MS));
         assert_eq!(rest_after(1, 60_000 * MS), Some(100 * MS));
         // Whoever is the last of many is answered in a few seconds.
         assert_eq!(rest_after(65, 60_000 * MS), Some(RESTS_MAX / 65));
