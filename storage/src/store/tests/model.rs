@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 
 use super::rig::{Dice, Rig, foreign, key, put, small_config};
 use crate::engine::EngineError;
+use crate::engine::renew::Live;
 use crate::key::Key;
 use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::rowio::{self, Stored};
-use crate::store::{DrainStep, HintRefused, Read, WriteLimits, Written};
+use crate::store::{DrainStep, HintRefused, Read, StoreConfig, WriteLimits, Written};
 use crate::version::{Context, NewPayload, Object, RequestId, Write};
 
 const KEYS: u64 = 24;
 const STEPS: usize = 700;
 const SEEDS: u64 = 120;
+/// So small that a history renews its engine several times.
+const RENEW_OFFSET_BYTES: u64 = 1 << 10;
 const VALUE_BYTES: [usize; 8] = [0, 1, 10, 10, 100, 100, 3_000, 9_000];
 
 /// What the store should hold.
@@ -94,12 +97,14 @@ struct History {
     loads: Vec<(Key, Result<Stored, EngineError>)>,
     crashes: u64,
     refused: u64,
+    /// Of engines, in all starts but the last.
+    renewals: u64,
     counts: reaping::Counts,
 }
 
 #[test]
 fn random_histories_match_a_plain_map() {
-    let (mut refused, mut counts) = (0, reaping::Counts::default());
+    let (mut refused, mut renewals, mut counts) = (0, 0, reaping::Counts::default());
     for seed in 0..SEEDS {
         let mut history = History::new(seed);
         for step in 0..STEPS {
@@ -109,6 +114,7 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         history.rig.drain();
         history.check_all();
+        history.renewals += history.rig.store().stats().renewals;
         history.rig.stop();
         history.rig.restart();
         history.cut_rounds(u64::MAX);
@@ -120,16 +126,23 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         assert!(history.crashes > 0, "seed {seed} saw no crash");
         refused += history.refused;
+        renewals += history.renewals;
         counts.add(&history.counts);
     }
     assert!(counts.are_all_seen(), "{counts:?}");
     assert!(refused > 0, "no hint met the budget");
+    assert!(renewals > SEEDS / 2, "few engines were renewed: {renewals}");
 }
 
 impl History {
     fn new(seed: u64) -> Self {
+        let config = StoreConfig {
+            renew_offset_bytes: RENEW_OFFSET_BYTES,
+            renew_step_rows: 4,
+            ..small_config()
+        };
         Self {
-            rig: Rig::new(seed, small_config()),
+            rig: Rig::new(seed, config),
             dice: Dice::new(seed),
             model: Model::default(),
             peer: BTreeMap::new(),
@@ -138,6 +151,7 @@ impl History {
             loads: Vec::new(),
             crashes: 0,
             refused: 0,
+            renewals: 0,
             counts: reaping::Counts::default(),
         }
     }
@@ -365,7 +379,7 @@ impl History {
         let key = self.any_key();
         let inner = &self.rig.store().inner;
         if self.loads.len() < 4 && inner.begin_load(&key).is_none() {
-            let stored = rowio::read(&*inner.engine, &key);
+            let stored = rowio::read(&inner.engine, &key);
             self.loads.push((key, stored));
         }
     }
@@ -445,6 +459,7 @@ impl History {
     fn crash(&mut self, seed: u64, step: usize) {
         self.crashes += 1;
         self.loads.clear();
+        self.renewals += self.rig.store().stats().renewals;
         let (durable, actor) = (
             *self.rig.store().durable().borrow(),
             self.rig.store().actor(),
@@ -473,6 +488,15 @@ impl History {
         }
     }
 
+    /// What lives in the engine is known exactly.
+    fn check_live(&self) {
+        let mut live = Live::default();
+        for (row, value) in self.rig.home.rows() {
+            live.add(&row, &value);
+        }
+        assert_eq!(self.rig.store().inner.engine.live(), live);
+    }
+
     fn check_all(&mut self) {
         for number in 0..KEYS {
             let key = key(number);
@@ -484,6 +508,7 @@ impl History {
         }
         self.scan();
         self.trees();
+        self.check_live();
         self.check_hints();
         self.check_rounds();
     }

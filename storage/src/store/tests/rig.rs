@@ -89,6 +89,19 @@ impl Rig {
         rig
     }
 
+    /// A copy of one that does not run, whose disk and engine lose their power together.
+    pub(super) fn fork(&self) -> Self {
+        assert!(self.running.is_none(), "it runs");
+        let disk = self.disk.fork();
+        Self {
+            home: self.home.fork_beside(&disk),
+            disk,
+            config: self.config.clone(),
+            running: None,
+            ..*self
+        }
+    }
+
     pub(super) fn start(&mut self) -> Result<(), OpenError> {
         assert!(self.running.is_none(), "it runs");
         self.boots += 1;
