@@ -5,21 +5,18 @@ mod reaping;
 
 use std::collections::BTreeMap;
 
-use super::rig::{Dice, Rig, foreign, key, put, small_config};
+use super::rig::{Dice, Rig, foreign, key, put, renewing_config};
 use crate::engine::EngineError;
-use crate::engine::renew::Live;
 use crate::key::Key;
 use crate::merkle::Forest;
 use crate::record::{NO_LEAF, Record};
 use crate::store::rowio::{self, Stored};
-use crate::store::{DrainStep, HintRefused, Read, StoreConfig, WriteLimits, Written};
+use crate::store::{DrainStep, HintRefused, Read, WriteLimits, Written};
 use crate::version::{Context, NewPayload, Object, RequestId, Write};
 
 const KEYS: u64 = 24;
 const STEPS: usize = 700;
 const SEEDS: u64 = 120;
-/// So small that a history renews its engine several times.
-const RENEW_OFFSET_BYTES: u64 = 1 << 10;
 const VALUE_BYTES: [usize; 8] = [0, 1, 10, 10, 100, 100, 3_000, 9_000];
 
 /// What the store should hold.
@@ -136,13 +133,8 @@ fn random_histories_match_a_plain_map() {
 
 impl History {
     fn new(seed: u64) -> Self {
-        let config = StoreConfig {
-            renew_offset_bytes: RENEW_OFFSET_BYTES,
-            renew_step_rows: 4,
-            ..small_config()
-        };
         Self {
-            rig: Rig::new(seed, config),
+            rig: Rig::new(seed, renewing_config()),
             dice: Dice::new(seed),
             model: Model::default(),
             peer: BTreeMap::new(),
@@ -488,15 +480,6 @@ impl History {
         }
     }
 
-    /// What lives in the engine is known exactly.
-    fn check_live(&self) {
-        let mut live = Live::default();
-        for (row, value) in self.rig.home.rows() {
-            live.add(&row, &value);
-        }
-        assert_eq!(self.rig.store().inner.engine.live(), live);
-    }
-
     fn check_all(&mut self) {
         for number in 0..KEYS {
             let key = key(number);
@@ -508,7 +491,7 @@ impl History {
         }
         self.scan();
         self.trees();
-        self.check_live();
+        self.rig.check_live();
         self.check_hints();
         self.check_rounds();
     }

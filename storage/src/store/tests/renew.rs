@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::rig::{Rig, applied, key, small_config};
-use crate::engine::renew::Live;
 use crate::log::LogStep;
 use crate::store::{DrainStep, StoreConfig};
 
@@ -154,11 +153,7 @@ impl Scenario {
             let expected: Vec<_> = value.into_iter().collect();
             assert_eq!(self.rig.values(&key(number)), expected, "{number} {at}");
         }
-        let mut live = Live::default();
-        for (row, value) in self.rig.home.rows() {
-            live.add(&row, &value);
-        }
-        assert_eq!(self.rig.store().inner.engine.live(), live, "{at}");
+        self.rig.check_live();
     }
 
     fn assert_renewed(&self, at: &str) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::disk::SimDisk;
 use crate::engine::mem::MemHome;
+use crate::engine::renew::Live;
 use crate::key::Key;
 use crate::log::{LogStep, LogWriter};
 use crate::record::Record;
@@ -70,6 +71,15 @@ pub(super) fn small_config() -> StoreConfig {
         segment_bytes: 64 << 10,
         hint_bytes: 48 << 10,
         ..StoreConfig::new("a", 16)
+    }
+}
+
+/// With an engine that is renewed every now and then, in many steps.
+pub(super) fn renewing_config() -> StoreConfig {
+    StoreConfig {
+        renew_offset_bytes: 1 << 10,
+        renew_step_rows: 4,
+        ..small_config()
     }
 }
 
@@ -198,6 +208,15 @@ impl Rig {
         self.disk.kill();
         let lost = 0;
         self.home.crash(lost);
+    }
+
+    /// Checks that what lives in the engine is known exactly.
+    pub(super) fn check_live(&self) {
+        let mut live = Live::default();
+        for (row, value) in self.home.rows() {
+            live.add(&row, &value);
+        }
+        assert_eq!(self.store().inner.engine.live(), live);
     }
 
     pub(super) fn request(&mut self) -> RequestId {
