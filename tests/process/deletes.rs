@@ -1,5 +1,5 @@
 //! Deletes stay deleted and their records go, at size: measured, so it asserts counts alone and prints the rest, the disk among it, which
-//! sled keeps for what comes next.
+//! a renewal of the engine gives back between two drains.
 //! `cargo test --release -p ringfort-tests --test process deletes -- --ignored --nocapture`.
 
 #![expect(clippy::disallowed_methods, reason = "it measures")]

@@ -227,6 +227,24 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
                 stats.drains,
             ),
             gauge(
+                "store_engine",
+                "What the engine takes on the disk, as of the last drain",
+                bytes(),
+                stats.engine_bytes,
+            ),
+            gauge(
+                "store_engine_live",
+                "Rows in the engine, keys and values; it is renewed when it takes far more than that",
+                bytes(),
+                stats.engine_live_bytes,
+            ),
+            gauge(
+                "store_engine_renewals",
+                "Times since the start that the engine's rows were moved into a fresh one, to give space back",
+                None,
+                stats.renewals,
+            ),
+            gauge(
                 "unsynced_partitions",
                 "Partitions whose copy here does not count toward R",
                 None,

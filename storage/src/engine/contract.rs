@@ -1,5 +1,7 @@
 //! What every [`Engine`] owes: one suite over all of them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::mem::MemHome;
@@ -8,12 +10,20 @@ use super::{Engine, EngineHome, Row};
 
 /// Runs `test` with each engine's home, empty.
 fn with_each(test: impl Fn(&dyn EngineHome)) {
-    test(&MemHome::new());
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    test(&SledHome::new(directory.path().join("sled"), 1 << 20));
+    with_each_shared(|home| test(&*home));
 }
 
-fn rows(engine: &dyn Engine, first: &[u8], end: Option<&[u8]>) -> Vec<Row> {
+/// The same, with homes that can be kept.
+pub(super) fn with_each_shared(test: impl Fn(Arc<dyn EngineHome>)) {
+    test(Arc::new(MemHome::new()));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    test(Arc::new(SledHome::new(
+        directory.path().join("sled"),
+        1 << 20,
+    )));
+}
+
+pub(super) fn rows(engine: &dyn Engine, first: &[u8], end: Option<&[u8]>) -> Vec<Row> {
     engine
         .range(first, end)
         .map(|row| row.expect("reads"))

@@ -15,17 +15,51 @@ type Rows = BTreeMap<Bytes, Bytes>;
 /// One change that no flush has made durable yet: a row put, or (None) removed.
 type Change = (Bytes, Option<Bytes>);
 
+/// One engine on the medium.
 #[derive(Default)]
-struct Medium {
+struct Image {
     /// What a crash leaves.
     durable: Rows,
     /// What the running engine sees.
     live: Rows,
     /// Changes since the last flush, in order.
     pending: Vec<Change>,
+    /// Bytes of all rows that were ever put: like sled's file, it does not shrink.
+    disk_bytes: u64,
+}
+
+#[derive(Default)]
+struct Medium {
+    /// The engines by number. One that is not current any more stays readable until it is discarded.
+    images: BTreeMap<u64, Image>,
+    current: u64,
+    /// The engine begun as a copy, until it is completed or discarded.
+    copy: Option<u64>,
+    /// The number of the next engine: a handle on one that is gone never meets another.
+    next: u64,
     set_aside: Vec<Rows>,
     /// Fails every call from now on.
     failing: bool,
+    /// Effects on copies that go well before one fails; none: all go well.
+    copy_effects_left: Option<u64>,
+}
+
+impl Medium {
+    fn current(&mut self) -> &mut Image {
+        self.images.entry(self.current).or_default()
+    }
+
+    fn add(&mut self) -> u64 {
+        self.next += 1;
+        self.images.insert(self.next, Image::default());
+        self.next
+    }
+
+    fn keep_current_alone(&mut self) {
+        let current = self.current;
+        self.images.retain(|number, _| *number == current);
+        self.copy = None;
+    }
 }
 
 /// A simulated disk with one engine on it. Clones share the medium; it outlives the engines opened on it.
@@ -55,17 +89,35 @@ impl MemHome {
     /// log), the others are lost. Engines still open on this medium must not be used afterwards.
     pub fn crash(&self, kept: usize) {
         let mut medium = self.lock();
-        let pending = std::mem::take(&mut medium.pending);
-        for (key, value) in pending.into_iter().take(kept) {
-            apply(&mut medium.durable, key, value);
-        }
-        medium.live = medium.durable.clone();
         medium.failing = false;
+        // What is neither flushed nor completed is nothing that a start may rely on.
+        medium.keep_current_alone();
+        let image = medium.current();
+        let pending = std::mem::take(&mut image.pending);
+        for (key, value) in pending.into_iter().take(kept) {
+            apply(&mut image.durable, key, value);
+        }
+        image.live = image.durable.clone();
     }
 
-    /// Number of changes that no flush has made durable yet.
+    /// Number of changes of the current engine that no flush has made durable yet.
     pub fn pending(&self) -> usize {
-        self.lock().pending.len()
+        self.lock().current().pending.len()
+    }
+
+    /// Lets `effects` more effects on copies go well, and the next one fail, once.
+    pub fn fail_copy_after(&self, effects: u64) {
+        self.lock().copy_effects_left = Some(effects);
+    }
+
+    /// Whether there is a copy that is not completed.
+    pub fn has_copy(&self) -> bool {
+        self.lock().copy.is_some()
+    }
+
+    /// Whether there is another engine than the current one.
+    pub fn has_leftovers(&self) -> bool {
+        self.lock().images.len() > 1
     }
 
     /// Number of engines that were set aside and kept.
@@ -86,6 +138,7 @@ impl MemHome {
     /// All rows that a running engine sees.
     pub fn rows(&self) -> Vec<Row> {
         self.lock()
+            .current()
             .live
             .iter()
             .map(|(k, v)| (k.clone(), v.clone()))
@@ -99,8 +152,9 @@ impl MemHome {
             Bytes::copy_from_slice(key),
             value.map(Bytes::copy_from_slice),
         );
-        apply(&mut medium.durable, key.clone(), value.clone());
-        apply(&mut medium.live, key, value);
+        let image = medium.current();
+        apply(&mut image.durable, key.clone(), value.clone());
+        apply(&mut image.live, key, value);
     }
 
     /// The medium, unless it was told to fail or has no power.
@@ -135,17 +189,51 @@ impl MemHome {
             })
     }
 
+    /// The same, for an effect on a copy, which may have been told to fail.
+    fn acting_on_copy(
+        &self,
+        operation: &'static str,
+    ) -> Result<MutexGuard<'_, Medium>, EngineError> {
+        let mut medium = self.acting(operation)?;
+        match &mut medium.copy_effects_left {
+            None => return Ok(medium),
+            Some(0) => medium.copy_effects_left = None,
+            Some(left) => {
+                *left -= 1;
+                return Ok(medium);
+            }
+        }
+        Err(EngineError::Failed {
+            operation,
+            detail: "no space for a copy".to_owned(),
+        })
+    }
+
     /// A deep copy of what a crash would leave.
     pub fn fork(&self) -> MemHome {
-        let durable = self.lock().durable.clone();
+        let mut medium = self.lock();
+        let current = medium.current();
+        let image = Image {
+            live: current.durable.clone(),
+            durable: current.durable.clone(),
+            disk_bytes: current.disk_bytes,
+            ..Image::default()
+        };
         let medium = Medium {
-            live: durable.clone(),
-            durable,
+            images: BTreeMap::from([(0, image)]),
             ..Medium::default()
         };
         MemHome {
             medium: Arc::new(Mutex::new(medium)),
             disk: None,
+        }
+    }
+
+    /// The same, [beside](Self::beside) a disk.
+    pub fn fork_beside(&self, disk: &SimDisk) -> MemHome {
+        MemHome {
+            disk: Some(disk.clone()),
+            ..self.fork()
         }
     }
 
@@ -156,6 +244,13 @@ impl MemHome {
         *self.lock() = std::mem::take(&mut *image.lock());
     }
 
+    fn engine(&self, number: u64) -> MemEngine {
+        MemEngine {
+            home: self.clone(),
+            number,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Medium> {
         self.medium.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,33 +258,56 @@ impl MemHome {
 
 impl EngineHome for MemHome {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        drop(self.working("open")?);
-        Ok(Arc::new(MemEngine { home: self.clone() }))
+        let mut medium = self.working("open")?;
+        medium.keep_current_alone();
+        medium.current();
+        Ok(Arc::new(self.engine(medium.current)))
     }
 
     fn set_aside(&self) -> Result<(), EngineError> {
         // What has failed can still be moved away, but not without power.
         self.act("set aside")?;
         let mut medium = self.lock();
-        let rows = std::mem::take(&mut medium.durable);
-        medium.live.clear();
-        medium.pending.clear();
+        let rows = std::mem::take(&mut medium.current().durable);
+        medium.current = medium.add();
+        medium.keep_current_alone();
         medium.failing = false;
         medium.set_aside.insert(0, rows);
         medium.set_aside.truncate(SET_ASIDE_MAX);
         Ok(())
     }
+
+    fn begin_copy(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let mut medium = self.acting_on_copy("begin a copy")?;
+        let number = medium.add();
+        medium.copy = Some(number);
+        Ok(Arc::new(self.engine(number)))
+    }
+
+    fn complete_copy(&self) -> Result<(), EngineError> {
+        let mut medium = self.acting_on_copy("complete a copy")?;
+        medium.current = medium.copy.take().expect("a copy was begun");
+        Ok(())
+    }
+
+    fn discard(&self) -> Result<(), EngineError> {
+        self.act("discard")?;
+        self.lock().keep_current_alone();
+        Ok(())
+    }
 }
 
-/// The engine on a [`MemHome`].
+/// An engine on a [`MemHome`].
 pub struct MemEngine {
     home: MemHome,
+    number: u64,
 }
 
 impl Engine for MemEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let medium = self.home.working("get")?;
-        Ok(medium.live.get(key).cloned())
+        let mut medium = self.home.working("get")?;
+        let image = self.image(&mut medium, "get")?;
+        Ok(image.live.get(key).cloned())
     }
 
     fn insert(&self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -202,18 +320,24 @@ impl Engine for MemEngine {
 
     fn range(&self, first: &[u8], end: Option<&[u8]>) -> RowIter<'_> {
         Box::new(MemIter {
-            home: &self.home,
+            engine: self,
             next: Bound::Included(Bytes::copy_from_slice(first)),
             end: end.map(Bytes::copy_from_slice),
         })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let mut medium = self.home.acting("flush")?;
-        for (key, value) in std::mem::take(&mut medium.pending) {
-            apply(&mut medium.durable, key, value);
+        let mut medium = self.acting("flush")?;
+        let image = self.image(&mut medium, "flush")?;
+        for (key, value) in std::mem::take(&mut image.pending) {
+            apply(&mut image.durable, key, value);
         }
         Ok(())
+    }
+
+    fn disk_bytes(&self) -> std::io::Result<u64> {
+        let images = &self.home.lock().images;
+        Ok(images.get(&self.number).map_or(0, |image| image.disk_bytes))
     }
 }
 
@@ -224,16 +348,42 @@ impl MemEngine {
         key: &[u8],
         value: Option<Bytes>,
     ) -> Result<Option<Bytes>, EngineError> {
-        let mut medium = self.home.acting(operation)?;
+        let mut medium = self.acting(operation)?;
+        let image = self.image(&mut medium, operation)?;
         let key = Bytes::copy_from_slice(key);
-        medium.pending.push((key.clone(), value.clone()));
-        Ok(apply(&mut medium.live, key, value))
+        if let Some(value) = &value {
+            image.disk_bytes += (key.len() + value.len()) as u64;
+        }
+        image.pending.push((key.clone(), value.clone()));
+        Ok(apply(&mut image.live, key, value))
+    }
+
+    fn acting(&self, operation: &'static str) -> Result<MutexGuard<'_, Medium>, EngineError> {
+        let is_copy = self.home.lock().copy == Some(self.number);
+        match is_copy {
+            true => self.home.acting_on_copy(operation),
+            false => self.home.acting(operation),
+        }
+    }
+
+    fn image<'a>(
+        &self,
+        medium: &'a mut Medium,
+        operation: &'static str,
+    ) -> Result<&'a mut Image, EngineError> {
+        match medium.images.get_mut(&self.number) {
+            Some(image) => Ok(image),
+            None => Err(EngineError::Failed {
+                operation,
+                detail: "its files are gone".to_owned(),
+            }),
+        }
     }
 }
 
 /// Looks each row up anew, so that changes during the iteration do no harm.
 struct MemIter<'a> {
-    home: &'a MemHome,
+    engine: &'a MemEngine,
     next: Bound<Bytes>,
     end: Option<Bytes>,
 }
@@ -242,11 +392,15 @@ impl Iterator for MemIter<'_> {
     type Item = Result<Row, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let medium = match self.home.working("range") {
+        let mut medium = match self.engine.home.working("range") {
             Ok(medium) => medium,
             Err(error) => return Some(Err(error)),
         };
-        let (key, value) = medium
+        let image = match self.engine.image(&mut medium, "range") {
+            Ok(image) => image,
+            Err(error) => return Some(Err(error)),
+        };
+        let (key, value) = image
             .live
             .range((self.next.clone(), Bound::Unbounded))
             .next()?;

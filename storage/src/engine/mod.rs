@@ -7,6 +7,7 @@
 //! (and recovery, before there is a drain) changes it.
 
 pub mod mem;
+pub mod renew;
 pub mod sled;
 mod sync;
 
@@ -74,16 +75,32 @@ pub trait Engine: Send + Sync {
 
     /// Returns when everything inserted and removed before the call is on stable storage.
     fn flush(&self) -> Result<(), EngineError>;
+
+    /// Bytes that the engine takes on its medium. That they cannot be told says nothing of the engine.
+    fn disk_bytes(&self) -> std::io::Result<u64>;
 }
 
-/// The place where an engine lives: opens it, and moves a broken one out of the way.
+/// The place where an engine lives: opens it, moves a broken one out of the way, and puts a fresh one in its place
+/// (see [`renew`]). One of the engines in it is the *current* one: what the next [`open`](Self::open) gives.
 pub trait EngineHome: Send + Sync {
-    /// Opens what is there, or makes an empty engine.
+    /// Opens the current engine, or makes an empty one. Removes whatever else a crash left, copies and superseded engines.
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError>;
 
-    /// Moves what is there aside, so that the next [`open`](Self::open) makes an empty engine. Keeps the newest
+    /// Moves the current engine aside, so that the next [`open`](Self::open) makes an empty one. Keeps the newest
     /// [`SET_ASIDE_MAX`] of what was set aside.
     fn set_aside(&self) -> Result<(), EngineError>;
+
+    /// Makes an empty engine beside the current one, the *copy*. One at a time, and none while a superseded one is there.
+    fn begin_copy(&self) -> Result<Arc<dyn Engine>, EngineError>;
+
+    /// Makes the copy the current engine, durably; to be called right after its flush. After an error the former one is
+    /// still in use, and nobody knows which of the two is current for the next open before
+    /// [`discard`](Self::discard) has returned.
+    fn complete_copy(&self) -> Result<(), EngineError>;
+
+    /// Removes all but the current engine: a copy that was not completed, or what a completed one has superseded. No
+    /// engine on it is in use any more, though it may be open still, if it has failed.
+    fn discard(&self) -> Result<(), EngineError>;
 }
 
 /// Runs `call`, and turns its panic into [`EngineError::Panicked`].

@@ -6,13 +6,16 @@
 //! - `apply_batch`, transactions and `Tree::checksum` are never called: from their first use on, every read takes a
 //!   process-wide lock. `flush_async` can deadlock, and the periodic flush ignores failed syncs: both unused.
 
+mod generations;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::generations::{Generations, sync_directory, sync_parent};
 use super::{Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, sync};
 
 /// Default size of sled's page cache in bytes. Resident memory runs to a few times this figure.
@@ -32,18 +35,24 @@ const LOCKED: &str = "could not acquire lock";
 /// How sled names a snapshot that it has not finished.
 const UNFINISHED_SNAPSHOT: &str = ".generating";
 
-/// A directory that holds one sled database.
+/// A directory that holds one sled database, and its [`Generations`] beside it.
 #[derive(Debug, Clone)]
 pub struct SledHome {
     directory: PathBuf,
+    generations: Generations,
+    /// The generation in use.
+    current: Arc<AtomicU64>,
     cache_bytes: u64,
 }
 
 impl SledHome {
     /// sled in `directory` (made when missing, with its parents) with `cache_bytes` of page cache.
     pub fn new(directory: impl Into<PathBuf>, cache_bytes: u64) -> Self {
+        let directory = directory.into();
         Self {
-            directory: directory.into(),
+            generations: Generations::new(directory.clone()),
+            directory,
+            current: Arc::default(),
             cache_bytes,
         }
     }
@@ -55,7 +64,11 @@ impl SledHome {
     }
 
     fn move_aside(&self) -> std::io::Result<()> {
-        if !self.directory.exists() {
+        let newest = self.generations.newest()?;
+        // The next open would take an older one for the current one.
+        self.generations.keep(newest)?;
+        let current = self.generations.path(newest);
+        if !current.exists() {
             return Ok(());
         }
         // Number 1 is the newest; the others move up by one, the last goes.
@@ -68,31 +81,69 @@ impl SledHome {
                 std::fs::rename(self.aside(number), self.aside(number + 1))?;
             }
         }
-        std::fs::rename(&self.directory, self.aside(1))?;
+        std::fs::rename(current, self.aside(1))?;
         sync_parent(&self.directory)
     }
-}
 
-impl EngineHome for SledHome {
-    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        remove_unfinished(&self.directory).map_err(|e| io_failed("open", &e))?;
+    /// Opens or makes the database of a generation, durably.
+    fn open_generation(&self, number: u64) -> Result<Arc<dyn Engine>, EngineError> {
+        let directory = self.generations.path(number);
+        remove_unfinished(&directory).map_err(|e| io_failed("open", &e))?;
         let mut tries_left = LOCKED_TRIES_MAX;
         let engine = loop {
-            match SledEngine::open(&self.directory, self.cache_bytes) {
+            match SledEngine::open(&directory, self.cache_bytes) {
                 Err(EngineError::InUse(_)) if tries_left > 0 => tries_left -= 1,
                 opened => break opened?,
             }
             std::thread::sleep(LOCKED_REST);
         };
-        sync_files(&self.directory)
-            .and_then(|()| sync_directory(&self.directory))
-            .and_then(|()| sync_parent(&self.directory))
+        sync_files(&directory)
+            .and_then(|()| sync_directory(&directory))
+            .and_then(|()| sync_parent(&directory))
             .map_err(|e| io_failed("open", &e))?;
         Ok(Arc::new(engine))
+    }
+}
+
+impl EngineHome for SledHome {
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let newest = self.generations.newest();
+        let newest = newest.map_err(|e| io_failed("open", &e))?;
+        let engine = self.open_generation(newest)?;
+        self.current.store(newest, Ordering::Release);
+        // Its mark is synced by now. Before that, a power cut could have taken it back, and the former one is needed.
+        if let Err(error) = self.generations.keep(newest) {
+            tracing::warn!(%error, "files of an engine that is not used any more could not be removed");
+        }
+        Ok(engine)
     }
 
     fn set_aside(&self) -> Result<(), EngineError> {
         self.move_aside().map_err(|e| io_failed("set aside", &e))
+    }
+
+    fn begin_copy(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let current = self.current.load(Ordering::Acquire);
+        // Of an earlier copy, if it could not be removed when it ended.
+        self.generations
+            .keep(current)
+            .map_err(|e| io_failed("begin a copy", &e))?;
+        self.open_generation(current + 1)
+    }
+
+    fn complete_copy(&self) -> Result<(), EngineError> {
+        let copy = self.current.load(Ordering::Acquire) + 1;
+        self.generations
+            .complete(copy)
+            .map_err(|e| io_failed("complete a copy", &e))?;
+        self.current.store(copy, Ordering::Release);
+        Ok(())
+    }
+
+    fn discard(&self) -> Result<(), EngineError> {
+        self.generations
+            .keep(self.current.load(Ordering::Acquire))
+            .map_err(|e| io_failed("discard", &e))
     }
 }
 
@@ -101,6 +152,7 @@ impl EngineHome for SledHome {
 pub struct SledEngine {
     /// None only while it is dropped.
     db: Option<::sled::Db>,
+    directory: PathBuf,
     failed: AtomicBool,
 }
 
@@ -121,6 +173,7 @@ impl SledEngine {
         })?;
         let engine = Self {
             db: Some(db),
+            directory: directory.to_owned(),
             failed: AtomicBool::new(false),
         };
         engine.prove_flush()?;
@@ -216,6 +269,18 @@ impl Engine for SledEngine {
             self.db().flush().map(drop).map_err(|e| failed("flush", &e))
         })
     }
+
+    fn disk_bytes(&self) -> std::io::Result<u64> {
+        // Its file of pages and its snapshots; blobs it has none.
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(&self.directory)? {
+            let status = entry?.metadata()?;
+            if status.is_file() {
+                bytes += status.len();
+            }
+        }
+        Ok(bytes)
+    }
 }
 
 impl Drop for SledEngine {
@@ -278,15 +343,6 @@ fn io_failed(operation: &'static str, error: &std::io::Error) -> EngineError {
     }
 }
 
-/// Makes a created or renamed directory entry durable.
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    sync_directory(parent)
-}
-
 /// Removes snapshots that a crash left unfinished: sled would take one for its newest, and refuse to open. The last
 /// finished one is still there.
 fn remove_unfinished(directory: &Path) -> std::io::Result<()> {
@@ -314,8 +370,4 @@ fn sync_files(directory: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(path)?.sync_all()
 }

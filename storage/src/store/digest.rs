@@ -161,7 +161,7 @@ impl Store {
         if is_planted(Mutant::ShipCorrupt) {
             for (key, read) in keys.iter().zip(&mut reads) {
                 if matches!(read, Read::Quarantined)
-                    && let Some(record) = rowio::read_as_it_is(&*self.inner.engine, key)
+                    && let Some(record) = rowio::read_as_it_is(&self.inner.engine, key)
                 {
                     *read = Read::Found(Arc::new(record));
                 }
@@ -172,7 +172,7 @@ impl Store {
 
     /// Keys with the leaves that their damaged records would have: for a planted bug.
     fn corrupt(&self, keys: &[Key]) -> Vec<(Key, u64)> {
-        let read = |key: &Key| rowio::read_as_it_is(&*self.inner.engine, key);
+        let read = |key: &Key| rowio::read_as_it_is(&self.inner.engine, key);
         let leaves = keys
             .iter()
             .filter_map(|k| Some((k.clone(), read(k)?.leaf())));

@@ -43,7 +43,7 @@ impl Inner {
         if let Some(read) = self.begin_load(key) {
             return Ok(read);
         }
-        let stored = rowio::read(&*self.engine, key);
+        let stored = rowio::read(&self.engine, key);
         let read = self.end_load(key, stored);
         self.table.make_room();
         read

@@ -44,7 +44,10 @@ use tokio::sync::watch;
 
 pub use changes::Root;
 pub use digest::{Folds, Leaves, PartitionTree};
-pub use drain::{DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX};
+pub use drain::{
+    DrainFailed, DrainStep, Drainer, FREEZE_AGE_MS_MAX, IDLE_MS_MAX, RENEW_OFFSET_BYTES_DEFAULT,
+    RENEW_STEP_ROWS_DEFAULT,
+};
 pub use erase::{EraseError, Erased};
 pub use evidence::{Loss, Missing};
 pub use hints::{HINT_BYTES_DEFAULT, Hint, HintRefused, HintStats};
@@ -73,7 +76,8 @@ use self::table::{SHARDS, Table};
 use self::wake::Bell;
 use crate::codec;
 use crate::disk::DirectoryLock;
-use crate::engine::{Engine, EngineError};
+use crate::engine::EngineError;
+use crate::engine::renew::Renewing;
 use crate::identity::{IdentityFile, Unsynced};
 use crate::key::Key;
 use crate::log::Log;
@@ -94,7 +98,9 @@ pub struct Store {
 struct Inner {
     table: Table,
     log: Log,
-    engine: Arc<dyn Engine>,
+    engine: Renewing,
+    /// What the engine took on the disk when the drain last looked; 0: it has not yet.
+    engine_bytes: AtomicU64,
     identity: Arc<IdentityFile>,
     mint: Mint,
     quarantine: Quarantine,
@@ -151,6 +157,12 @@ pub struct StoreStats {
     pub engine_replaced: bool,
     /// Drains finished since the start.
     pub drains: u64,
+    /// Bytes that the engine takes on the disk, as of the last drain.
+    pub engine_bytes: u64,
+    /// Bytes of the rows in it.
+    pub engine_live_bytes: u64,
+    /// Times that the engine was renewed since the start.
+    pub renewals: u64,
     /// Since when the engine has been flushing, in ms by the drain's clock; 0: it is not.
     pub flush_began_ms: u64,
 }
@@ -221,6 +233,9 @@ impl Store {
             damaged: inner.damaged.load(Ordering::Relaxed),
             engine_replaced: inner.engine_replaced,
             drains: inner.drains.load(Ordering::Relaxed),
+            engine_bytes: inner.engine_bytes.load(Ordering::Relaxed),
+            engine_live_bytes: inner.engine.live().bytes,
+            renewals: inner.engine.renewals(),
             flush_began_ms: inner.flush_began_ms.load(Ordering::Relaxed),
         }
     }

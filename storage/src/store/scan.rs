@@ -11,7 +11,7 @@ use super::rowio::{self, Stored};
 use super::table::Table;
 use super::{Inner, Store};
 use crate::codec::rows::{self, RowKind};
-use crate::engine::{EngineError, Row};
+use crate::engine::{Engine, EngineError, Row};
 use crate::key::Key;
 use crate::record::Record;
 
@@ -219,10 +219,10 @@ impl Inner {
     }
 
     fn scan_stored(&self, key: &Key, head: Bytes) -> Result<Stored, EngineError> {
-        match rowio::decode(&*self.engine, key, head)? {
+        match rowio::decode(&self.engine, key, head)? {
             Some(record) => Ok(Stored::Record(record)),
             // Damaged, or replaced by the drain since the iterator saw it: reading again tells.
-            None => rowio::read(&*self.engine, key),
+            None => rowio::read(&self.engine, key),
         }
     }
 

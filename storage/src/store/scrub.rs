@@ -9,7 +9,7 @@ use super::rowio;
 use super::settle::Damage;
 use super::{Inner, Store};
 use crate::codec::rows::{self, RowKind, Split};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::key::Key;
 
 /// Rows that one page reads at most.
@@ -85,7 +85,7 @@ impl Inner {
     }
 
     fn scrub_record(&self, key: &Key, head: Bytes, page: &mut Scrubbed) -> Result<(), EngineError> {
-        if rowio::decode(&*self.engine, key, head)?.is_some() {
+        if rowio::decode(&self.engine, key, head)?.is_some() {
             page.records += 1;
             return Ok(());
         }

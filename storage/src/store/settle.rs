@@ -14,7 +14,7 @@ use super::rowio::{self, Stored};
 use super::{EraseError, Inner, Missing, Store};
 use crate::codec;
 use crate::codec::rows::{self, RowKind};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::key::Key;
 use crate::record::{NO_LEAF, Record};
 
@@ -92,7 +92,7 @@ impl Inner {
                 continue;
             };
             // A drain may be at it: what is settled needlessly is settled to what it is.
-            if rowio::decode(&*self.engine, &key, value)?.is_none() {
+            if rowio::decode(&self.engine, &key, value)?.is_none() {
                 damaged.push(key);
             }
         }
@@ -110,7 +110,7 @@ impl Inner {
             None => (self.nothing(key), 0),
         };
         // No drain is at the row while its key is locked and not in the table.
-        if !matches!(rowio::read(&*self.engine, key)?, Stored::Damaged) {
+        if !matches!(rowio::read(&self.engine, key)?, Stored::Damaged) {
             // What was merged was drained since, or lies on a record that is well.
             return Ok(sequence);
         }
@@ -147,7 +147,7 @@ impl Inner {
             .map(|entry| (entry.slot.clone(), entry.evictable()));
         // What is still to be drained, or being loaded, is judged when it has been.
         if held.as_ref().is_some_and(|(_, is_at_rest)| !is_at_rest)
-            || !matches!(rowio::read(&*self.engine, key)?, Stored::Damaged)
+            || !matches!(rowio::read(&self.engine, key)?, Stored::Damaged)
         {
             return Ok(Damage::None);
         }

@@ -8,6 +8,7 @@ mod hints;
 mod model;
 mod real;
 mod reaping;
+mod renew;
 pub(super) mod rig;
 mod scrub;
 mod sweep;

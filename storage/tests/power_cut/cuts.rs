@@ -35,9 +35,10 @@ enum End {
 }
 
 /// Lives of one store: the next begins from what the last leaves.
-const LIVES: [(Drive, End); 6] = [
+const LIVES: [(Drive, End); 7] = [
     (Drive::Steps, End::PowerCut),
     (Drive::Steps, End::Kill("checkpoint")),
+    (Drive::Steps, End::Kill(places::MARK)),
     (Drive::Steps, End::Stop),
     (Drive::Threads, End::Stop),
     (Drive::Steps, End::Kill("log")),
@@ -76,6 +77,7 @@ fn nothing_acknowledged_is_lost() {
     let mut flip_images = Images::new(scratch.path());
 
     let mut begin = Begin::default();
+    let mut renewals = 0;
     for (number, (drive, end)) in LIVES.into_iter().enumerate() {
         let root = scratch.path().join(format!("life-{number}"));
         begin.image.write(&root);
@@ -84,6 +86,7 @@ fn nothing_acknowledged_is_lost() {
         std::fs::remove_dir_all(&root).expect("removes");
         let name = format!("power-cut-{seed}-{number}");
         places::describe(&name, &life);
+        renewals += life.renewals;
         let disk = match begin.unsynced {
             Some(disk) => disk.go_on(&life.trace),
             None => Disk::new(&life.trace),
@@ -111,6 +114,7 @@ fn nothing_acknowledged_is_lost() {
     let (cut, mut failures) = cut_images.finish();
     let (flipped, more) = flip_images.finish();
     failures.extend(more);
+    assert!(renewals > 0, "no life renewed its engine");
     println!("seed {seed}: cuts {cut:?}, flips {flipped:?}");
     let (count, shown) = (failures.len(), failures.len().min(FAILURES_SHOWN));
     let shown = failures[..shown].join("\n");
@@ -216,7 +220,11 @@ fn next(
     let position = match end {
         End::Stop => ops.len(),
         End::PowerCut => places::pick(&late, chance),
-        End::Kill(kind) => late[kind][chance.below(late[kind].len())],
+        // Renewals are few: none of them may be late.
+        End::Kill(kind) => match late.get(kind) {
+            Some(late) => late[chance.below(late.len())],
+            None => places::pick(&late, chance),
+        },
     };
     ops[..position].iter().for_each(|op| disk.apply(op));
     let image = match end {

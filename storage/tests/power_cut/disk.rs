@@ -21,6 +21,7 @@ enum NameChange {
     Directory(String),
     Rename(String, String),
     Remove(String),
+    RemoveDirectory(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,6 +109,10 @@ impl Disk {
                 self.pending.push(change);
             }
             Op::Remove { path } => self.pending.push(NameChange::Remove(path.clone())),
+            Op::RemoveDirectory { path } => {
+                let change = NameChange::RemoveDirectory(path.clone());
+                self.pending.push(change);
+            }
             Op::SyncDirectory { path } => {
                 let (done, rest) = std::mem::take(&mut self.pending)
                     .into_iter()
@@ -193,7 +198,8 @@ impl NameChange {
             NameChange::File(path, _)
             | NameChange::Directory(path)
             | NameChange::Rename(path, _)
-            | NameChange::Remove(path) => parent(path),
+            | NameChange::Remove(path)
+            | NameChange::RemoveDirectory(path) => parent(path),
         }
     }
 }
@@ -213,6 +219,9 @@ impl Names {
             }
             NameChange::Remove(path) => {
                 self.files.remove(path);
+            }
+            NameChange::RemoveDirectory(path) => {
+                self.directories.remove(path);
             }
         }
     }

@@ -22,6 +22,9 @@ const TABLE_BYTES: usize = 512 << 10;
 /// Small enough that segments are used again.
 const SEGMENT_BYTES: u64 = 128 << 10;
 const CACHE_BYTES: u64 = 1 << 20;
+/// Small enough that the engine is renewed several times in a life, in many steps.
+const RENEW_OFFSET_BYTES: u64 = 0;
+const RENEW_STEP_ROWS: usize = 16;
 /// Steps after which threads that are still behind are given up.
 const MORE_STEPS_MAX: usize = 100_000;
 /// Keys in use.
@@ -38,6 +41,8 @@ pub struct Life {
     /// Changes of hints.
     pub hints: usize,
     pub drains: u64,
+    /// Times that the engine was renewed.
+    pub renewals: u64,
     /// The directory at the end.
     pub end: Image,
 }
@@ -58,6 +63,8 @@ pub fn open(root: &Path, chance: &mut Chance) -> Result<Opened, OpenError> {
     let config = StoreConfig {
         table_bytes: TABLE_BYTES,
         segment_bytes: SEGMENT_BYTES,
+        renew_offset_bytes: RENEW_OFFSET_BYTES,
+        renew_step_rows: RENEW_STEP_ROWS,
         ..StoreConfig::new("node-1", PARTITIONS)
     };
     Store::open(parts, &config)

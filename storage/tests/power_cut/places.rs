@@ -8,10 +8,16 @@ use crate::image::Image;
 use crate::life::{self, Life};
 use crate::recorder::{FileId, Op, Trace};
 
-/// Positions by the kind of a file: `log`, `sled`, `checkpoint`, `identity`.
+/// Positions by the kind of a file: `log`, `sled`, `checkpoint`, `identity`, `mark`.
 pub type ByKind = BTreeMap<String, Vec<usize>>;
 
+/// The kind of what makes a copy of sled the current one.
+pub const MARK: &str = "mark";
+
 fn kind(path: &str) -> String {
+    if path.ends_with("/complete") {
+        return MARK.to_owned();
+    }
     let end = path.find(['/', '.']).unwrap_or(path.len());
     path[..end].to_owned()
 }
@@ -77,9 +83,9 @@ pub fn describe(name: &str, life: &Life) {
         .collect();
     let bytes: usize = life.end.files.values().map(Vec::len).sum();
     let (ops, changes, drains) = (life.trace.ops.len(), life.changes, life.drains);
-    let hints = life.hints;
+    let (hints, renewals) = (life.hints, life.renewals);
     println!(
-        "{name}: {changes} changes, {hints} of hints, {drains} drains, {ops} operations, syncs {syncs:?}, {bytes} bytes"
+        "{name}: {changes} changes, {hints} of hints, {drains} drains, {renewals} renewals, {ops} operations, syncs {syncs:?}, {bytes} bytes"
     );
     assert!(
         life::is_enough(changes, hints, drains),

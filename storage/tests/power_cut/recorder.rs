@@ -50,6 +50,9 @@ pub enum Op {
     Remove {
         path: String,
     },
+    RemoveDirectory {
+        path: String,
+    },
     /// The names in a directory are durable.
     SyncDirectory {
         path: String,
@@ -124,6 +127,17 @@ impl Recording {
     fn relative(&self, path: &Path) -> Option<String> {
         let path = path.strip_prefix(&self.root).ok()?;
         Some(path.to_str().expect("our names are UTF-8").to_owned())
+    }
+
+    /// The same of a name in an open directory.
+    fn relative_at(&self, directory: c_int, name: *const c_char) -> Option<String> {
+        if directory == libc::AT_FDCWD {
+            return self.relative_c(name);
+        }
+        let directory = std::fs::read_link(format!("/proc/self/fd/{directory}")).ok()?;
+        // SAFETY: what is given to libc as a path is a NUL-terminated string.
+        let name = unsafe { CStr::from_ptr(name) };
+        self.relative(&directory.join(name.to_str().ok()?))
     }
 
     fn relative_c(&self, path: *const c_char) -> Option<String> {
@@ -347,17 +361,28 @@ unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    unsafe { unlinkat(libc::AT_FDCWD, path, 0) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn unlinkat(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
     let mut name = None;
     if ARMED.load(Ordering::SeqCst)
         && let Some(recording) = lock().as_mut()
     {
-        name = recording.relative_c(path);
-        name.iter().for_each(|path| recording.forget(path));
+        name = recording.relative_at(directory, path);
+        // No directory is noted.
+        if flags & libc::AT_REMOVEDIR == 0 {
+            name.iter().for_each(|path| recording.forget(path));
+        }
     }
-    let call = || unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) };
+    let call = || unsafe { libc::syscall(libc::SYS_unlinkat, directory, path, flags) };
     recorded(call, |recording, _| {
         if let Some(path) = name {
-            recording.trace.ops.push(Op::Remove { path });
+            recording.trace.ops.push(match flags & libc::AT_REMOVEDIR {
+                0 => Op::Remove { path },
+                _ => Op::RemoveDirectory { path },
+            });
         }
     }) as c_int
 }

@@ -112,6 +112,7 @@ impl Run {
             changes: self.changes,
             hints: self.hints,
             drains: self.store.stats().drains,
+            renewals: self.store.stats().renewals,
             trace,
             history: self.history,
             sealed: self.sealed,

@@ -121,7 +121,7 @@ impl Drainer {
         match (slot, base_leaf) {
             (Slot::Whole(record), Some(old_leaf)) => Ok(change(record, old_leaf)),
             (slot, _) => {
-                let under = match rowio::read(&*inner.engine, key)? {
+                let under = match rowio::read(&inner.engine, key)? {
                     Stored::Record(under) => Some(Arc::new(under)),
                     Stored::Nothing => None,
                     // Known before: the kept tree was rebuilt without it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{DrainFailed, Drainer};
 use crate::codec::rows::{self, RowKind};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::key::Key;
 use crate::merkle::Tree;
 use crate::record::NO_LEAF;
@@ -53,7 +53,7 @@ impl Drainer {
     }
 
     fn read_rows(&self, partition: u32) -> Result<Rows, EngineError> {
-        let engine = &*self.inner.engine;
+        let engine = &self.inner.engine;
         let (first, last) = token_range(partition, self.inner.partitions);
         let end = rows::end_after(last);
         let mut rows = Rows {

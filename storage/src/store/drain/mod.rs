@@ -8,11 +8,12 @@
 //! ```
 //!
 //! A step takes at most one disk action or one small batch of engine calls, so that a simulated crash can fall
-//! between any two.
+//! between any two. Between two drains it [renews](renew) an engine that wastes space.
 
 mod fold;
 mod heal;
 mod pace;
+mod renew;
 mod stages;
 
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use std::sync::atomic::Ordering;
 
 use self::fold::Folding;
 use self::pace::{Done, Pace};
+pub(super) use self::renew::Renewer;
+pub use self::renew::{RENEW_OFFSET_BYTES_DEFAULT, RENEW_STEP_ROWS_DEFAULT};
 use self::stages::{Change, Inserting};
 use super::hints::HintChange;
 use super::table::SHARDS;
@@ -77,6 +80,7 @@ pub struct Drainer {
     /// When the oldest change was first seen, by the driver's clock; none: there was no change.
     dirty_since_ms: Option<u64>,
     pace: Pace,
+    renewer: Renewer,
 }
 
 /// What the next step does.
@@ -133,6 +137,7 @@ impl Drainer {
         checkpoint: CheckpointFile,
         boot_id: u64,
         applied: u64,
+        renewer: Renewer,
     ) -> Self {
         Self {
             inner,
@@ -142,6 +147,7 @@ impl Drainer {
             stage: Stage::TendLog,
             dirty_since_ms: None,
             pace: Pace::default(),
+            renewer,
         }
     }
 
@@ -201,7 +207,7 @@ impl Drainer {
         }
     }
 
-    /// Freezes if it is time to.
+    /// Freezes if it is time to; else the engine may be renewed.
     fn idle(&mut self, now_ms: u64) -> Result<DrainStep, DrainFailed> {
         if let Some(partition) = self.damaged_partition() {
             self.heal(partition)?;
@@ -211,6 +217,9 @@ impl Drainer {
             return self.worked(Stage::Idle);
         }
         let closing = self.inner.closing.load(Ordering::Acquire);
+        if closing {
+            self.end_renewal();
+        }
         let dirty_bytes = self.inner.dirty_bytes();
         if dirty_bytes > 0 {
             self.dirty_since_ms.get_or_insert(now_ms);
@@ -221,7 +230,7 @@ impl Drainer {
         let due = old || dirty_bytes >= self.inner.table.budget() / 2;
         let has_space = !self.inner.out_of_space.load(Ordering::Acquire);
         if !(closing || due && has_space) {
-            return self.go(Stage::Idle, DrainStep::Idle);
+            return self.renew(now_ms);
         }
         let frozen = self.freeze();
         if frozen.keys.is_empty() && frozen.hints.is_empty() {

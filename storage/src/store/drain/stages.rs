@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::pace::Done;
 use super::{DrainFailed, DrainStep, Drainer, Stage};
 use crate::checkpoint::{Checkpoint, PartitionSum};
+use crate::engine::Engine;
 use crate::key::Key;
 use crate::mutants::{Mutant, is_planted};
 use crate::record::Record;
@@ -61,7 +62,7 @@ impl Drainer {
             old_leaf,
         } in &inserting.changes[from.min(records)..end.min(records)]
         {
-            rowio::replace(&*inner.engine, key, record, &mut buffer)?;
+            rowio::replace(&inner.engine, key, record, &mut buffer)?;
             inner.quarantine.replaced(key);
             // Kept tree and known leaf change together, so that a tree made of both is never off by this key.
             let mut shard = inner.table.lock_key(key);
@@ -80,7 +81,7 @@ impl Drainer {
         }
         let hints = from.saturating_sub(records)..end.saturating_sub(records);
         for change in &inserting.hints[hints] {
-            hints::drain(&*inner.engine, change, &mut buffer)?;
+            hints::drain(&inner.engine, change, &mut buffer)?;
         }
         inserting.next = end;
         if end == records + inserting.hints.len() {
@@ -94,7 +95,7 @@ impl Drainer {
             sequence: inserting.sequence,
             hints: inserting.hints_sum,
         };
-        rowio::set_applied(&*self.inner.engine, applied)?;
+        rowio::set_applied(&self.inner.engine, applied)?;
         self.worked(Stage::Flush(inserting))
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use self::replay::{Memory, ReplayError, Replayed};
 use self::survey::Survey;
 use self::verdict::Found;
-use super::drain::Drainer;
+use super::drain::{Drainer, RENEW_OFFSET_BYTES_DEFAULT, RENEW_STEP_ROWS_DEFAULT, Renewer};
 use super::evidence::Evidence;
 use super::hints::{HINT_BYTES_DEFAULT, Hints};
 use super::mint::{Chance, Mint};
@@ -29,6 +29,7 @@ use super::wake::Bell;
 use super::{Inner, Store, partition_of};
 use crate::checkpoint::{Checkpoint, CheckpointFile, PartitionSum};
 use crate::disk::{Disk, LockError};
+use crate::engine::renew::Renewing;
 use crate::engine::{EngineError, EngineHome};
 use crate::identity::{Identity, IdentityFile, Unsynced};
 use crate::log::{Damage, Log, LogConfig, LogWriter, RecoverError, RecoverFrom, Recovered};
@@ -56,6 +57,10 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// Byte budget of hints.
     pub hint_bytes: usize,
+    /// Bytes that the engine may waste on the disk, beside a multiple of what it holds, before it is renewed.
+    pub renew_offset_bytes: u64,
+    /// Rows that a step of a renewal copies at most.
+    pub renew_step_rows: usize,
 }
 
 impl StoreConfig {
@@ -67,6 +72,8 @@ impl StoreConfig {
             table_bytes: TABLE_BYTES_DEFAULT,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             hint_bytes: HINT_BYTES_DEFAULT,
+            renew_offset_bytes: RENEW_OFFSET_BYTES_DEFAULT,
+            renew_step_rows: RENEW_STEP_ROWS_DEFAULT,
         }
     }
 }
@@ -260,11 +267,15 @@ impl Store {
         // The trees were made without them.
         quarantine.leave_out(survey.damaged.into_iter(), |_| false);
         let reaper = Reaper::open(&disk, partitions, recovered.last_sequence)?;
+        let (offset_bytes, step_rows) = (config.renew_offset_bytes, config.renew_step_rows);
+        let renewer = Renewer::new(Arc::clone(&disk), offset_bytes, step_rows);
+        let engine = Renewing::new(engine, survey.engine, survey.live);
         let (log, writer) = Log::start(disk, log_config, recovered)?;
         let inner = Arc::new(Inner {
             table,
             log: log.clone(),
-            engine: survey.engine,
+            engine,
+            engine_bytes: AtomicU64::new(0),
             identity,
             mint,
             quarantine,
@@ -286,7 +297,8 @@ impl Store {
             heard: Mutex::new(report.heard.clone()),
             _lock: lock,
         });
-        let drainer = Drainer::new(Arc::clone(&inner), checkpoints, boot_id, checkpoint.applied);
+        let applied = checkpoint.applied;
+        let drainer = Drainer::new(Arc::clone(&inner), checkpoints, boot_id, applied, renewer);
         Ok(Opened {
             store: Store { inner },
             log,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::codec::rows::{self, RowKind, Shelf, Split};
 use crate::codec::{self, HintRow};
+use crate::engine::renew::Live;
 use crate::engine::{Engine, EngineError, EngineHome};
 use crate::key::Key;
 use crate::merkle::Forest;
@@ -19,6 +20,8 @@ const ORPHANS_MAX: usize = 65_536;
 /// An engine that was read through.
 pub(super) struct Survey {
     pub(super) engine: Arc<dyn Engine>,
+    /// What its rows come to.
+    pub(super) live: Live,
     /// The trees of what verified.
     pub(super) forest: Forest,
     /// Keys whose record did not verify.
@@ -66,8 +69,14 @@ pub(super) fn open(
     };
     rowio::set_applied(&*engine, empty)?;
     engine.flush()?;
+    let mut live = Live::default();
+    for row in engine.range(&[], None) {
+        let (row, value) = row?;
+        live.add(&row, &value);
+    }
     Ok(Survey {
         engine,
+        live,
         forest: Forest::new(partitions),
         damaged: Vec::new(),
         hints: Vec::new(),
@@ -90,6 +99,7 @@ fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Surv
     let read = read_through(engine, partitions).map_err(|error| error.to_string())?;
     Ok(Survey {
         engine: read.engine,
+        live: read.live,
         forest: read.forest,
         damaged: read.damaged,
         hints: read.hints,
@@ -102,6 +112,7 @@ fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Surv
 /// What is gathered on the way through the rows.
 struct Reading {
     engine: Arc<dyn Engine>,
+    live: Live,
     forest: Forest,
     damaged: Vec<Key>,
     hints: Vec<(Key, HintRow)>,
@@ -115,6 +126,7 @@ struct Reading {
 fn read_through(engine: Arc<dyn Engine>, partitions: u32) -> Result<Reading, EngineError> {
     let mut reading = Reading {
         engine: Arc::clone(&engine),
+        live: Live::default(),
         forest: Forest::new(partitions),
         damaged: Vec::new(),
         hints: Vec::new(),
@@ -124,6 +136,7 @@ fn read_through(engine: Arc<dyn Engine>, partitions: u32) -> Result<Reading, Eng
     };
     for row in engine.range(&[], None) {
         let (row, value) = row?;
+        reading.live.add(&row, &value);
         match rows::parse_any(&row) {
             Some((Shelf::Records, key, RowKind::Head)) => reading.record(key, value)?,
             Some((Shelf::Hints, key, RowKind::Head)) => reading.hint(key, row, value)?,
@@ -136,7 +149,8 @@ fn read_through(engine: Arc<dyn Engine>, partitions: u32) -> Result<Reading, Eng
     }
     // Straight into the engine, unlogged: no read can tell whether they are there.
     for row in std::mem::take(&mut reading.orphans) {
-        engine.remove(&row)?;
+        let before = engine.remove(&row)?;
+        reading.live.change(&row, before.as_deref(), None);
     }
     Ok(reading)
 }

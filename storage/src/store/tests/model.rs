@@ -5,7 +5,7 @@ mod reaping;
 
 use std::collections::BTreeMap;
 
-use super::rig::{Dice, Rig, foreign, key, put, small_config};
+use super::rig::{Dice, Rig, foreign, key, put, renewing_config};
 use crate::engine::EngineError;
 use crate::key::Key;
 use crate::merkle::Forest;
@@ -94,12 +94,14 @@ struct History {
     loads: Vec<(Key, Result<Stored, EngineError>)>,
     crashes: u64,
     refused: u64,
+    /// Of engines, in all starts but the last.
+    renewals: u64,
     counts: reaping::Counts,
 }
 
 #[test]
 fn random_histories_match_a_plain_map() {
-    let (mut refused, mut counts) = (0, reaping::Counts::default());
+    let (mut refused, mut renewals, mut counts) = (0, 0, reaping::Counts::default());
     for seed in 0..SEEDS {
         let mut history = History::new(seed);
         for step in 0..STEPS {
@@ -109,6 +111,7 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         history.rig.drain();
         history.check_all();
+        history.renewals += history.rig.store().stats().renewals;
         history.rig.stop();
         history.rig.restart();
         history.cut_rounds(u64::MAX);
@@ -120,16 +123,18 @@ fn random_histories_match_a_plain_map() {
         history.check_all();
         assert!(history.crashes > 0, "seed {seed} saw no crash");
         refused += history.refused;
+        renewals += history.renewals;
         counts.add(&history.counts);
     }
     assert!(counts.are_all_seen(), "{counts:?}");
     assert!(refused > 0, "no hint met the budget");
+    assert!(renewals > SEEDS / 2, "few engines were renewed: {renewals}");
 }
 
 impl History {
     fn new(seed: u64) -> Self {
         Self {
-            rig: Rig::new(seed, small_config()),
+            rig: Rig::new(seed, renewing_config()),
             dice: Dice::new(seed),
             model: Model::default(),
             peer: BTreeMap::new(),
@@ -138,6 +143,7 @@ impl History {
             loads: Vec::new(),
             crashes: 0,
             refused: 0,
+            renewals: 0,
             counts: reaping::Counts::default(),
         }
     }
@@ -365,7 +371,7 @@ impl History {
         let key = self.any_key();
         let inner = &self.rig.store().inner;
         if self.loads.len() < 4 && inner.begin_load(&key).is_none() {
-            let stored = rowio::read(&*inner.engine, &key);
+            let stored = rowio::read(&inner.engine, &key);
             self.loads.push((key, stored));
         }
     }
@@ -445,6 +451,7 @@ impl History {
     fn crash(&mut self, seed: u64, step: usize) {
         self.crashes += 1;
         self.loads.clear();
+        self.renewals += self.rig.store().stats().renewals;
         let (durable, actor) = (
             *self.rig.store().durable().borrow(),
             self.rig.store().actor(),
@@ -484,6 +491,7 @@ impl History {
         }
         self.scan();
         self.trees();
+        self.rig.check_live();
         self.check_hints();
         self.check_rounds();
     }

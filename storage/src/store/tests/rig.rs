@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::disk::SimDisk;
 use crate::engine::mem::MemHome;
+use crate::engine::renew::Live;
 use crate::key::Key;
 use crate::log::{LogStep, LogWriter};
 use crate::record::Record;
@@ -73,6 +74,15 @@ pub(super) fn small_config() -> StoreConfig {
     }
 }
 
+/// With an engine that is renewed every now and then, in many steps.
+pub(super) fn renewing_config() -> StoreConfig {
+    StoreConfig {
+        renew_offset_bytes: 1 << 10,
+        renew_step_rows: 4,
+        ..small_config()
+    }
+}
+
 impl Rig {
     pub(super) fn new(seed: u64, config: StoreConfig) -> Self {
         let mut rig = Self {
@@ -87,6 +97,19 @@ impl Rig {
         };
         rig.start().expect("an empty directory opens");
         rig
+    }
+
+    /// A copy of one that does not run, whose disk and engine lose their power together.
+    pub(super) fn fork(&self) -> Self {
+        assert!(self.running.is_none(), "it runs");
+        let disk = self.disk.fork();
+        Self {
+            home: self.home.fork_beside(&disk),
+            disk,
+            config: self.config.clone(),
+            running: None,
+            ..*self
+        }
     }
 
     pub(super) fn start(&mut self) -> Result<(), OpenError> {
@@ -185,6 +208,15 @@ impl Rig {
         self.disk.kill();
         let lost = 0;
         self.home.crash(lost);
+    }
+
+    /// Checks that what lives in the engine is known exactly.
+    pub(super) fn check_live(&self) {
+        let mut live = Live::default();
+        for (row, value) in self.home.rows() {
+            live.add(&row, &value);
+        }
+        assert_eq!(self.store().inner.engine.live(), live);
     }
 
     pub(super) fn request(&mut self) -> RequestId {

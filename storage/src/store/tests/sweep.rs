@@ -168,7 +168,7 @@ fn every_prefix_of_a_drains_changes_holds_whole_records() {
                 "nothing is flushed before the row `applied`"
             );
             most = rig.home.pending();
-            let applied = crate::store::rowio::applied(&*rig.store().inner.engine);
+            let applied = crate::store::rowio::applied(&rig.store().inner.engine);
             let applied = applied.expect("the engine is well");
             if applied.is_some_and(|applied| applied.sequence == last) {
                 break;

@@ -240,7 +240,7 @@ impl History {
             tree.apply(bucket_of(key.token(), 16), NO_LEAF, record.leaf());
         }
         for key in &page.quarantined {
-            let stored = rowio::read(&*store.inner.engine, key);
+            let stored = rowio::read(&store.inner.engine, key);
             if let Stored::Record(record) = stored.expect("the engine is well") {
                 tree.apply(bucket_of(key.token(), 16), NO_LEAF, record.leaf());
             }
