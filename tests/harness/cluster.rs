@@ -28,6 +28,10 @@ use super::{
 const PARTITIONS: u32 = 16;
 /// Size of a log segment: small, so that they are recycled within a run.
 pub const SEGMENT_BYTES: u64 = 256 << 10;
+/// An engine is renewed after so many bytes that it wastes, in steps of so few rows: so that renewals, and crashes in them, are
+/// within a run.
+const RENEW_OFFSET_BYTES: u64 = 4 << 10;
+const RENEW_STEP_ROWS: usize = 4;
 
 /// The ports of a node that has never moved.
 const CLIENT_PORT: u16 = 7400;
@@ -333,6 +337,8 @@ fn config(name: &str, names: &[String], moves: u16, reaping: Option<Reaping>) ->
 pub fn small(config: StoreConfig) -> StoreConfig {
     StoreConfig {
         segment_bytes: SEGMENT_BYTES,
+        renew_offset_bytes: RENEW_OFFSET_BYTES,
+        renew_step_rows: RENEW_STEP_ROWS,
         ..config
     }
 }
