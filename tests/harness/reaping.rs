@@ -22,6 +22,11 @@ const KEYS_TIMES: usize = 12;
 /// A storm is longer by this, in ms: what is deleted at first is reaped before it ends.
 const LONGER_MS: u64 = 8_000;
 
+/// Where clients give their calls less time, see [`HASTY_MS_MAX`](super::workload::HASTY_MS_MAX), and no link is slow, so long is enough.
+const HASTY_GRACE_MS: u64 = 900;
+/// So long deletes can be undone there, in ms.
+const HASTY_SOFT_DELETE_MS: u64 = 100;
+
 /// How a run reaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaping {
@@ -32,6 +37,14 @@ pub struct Reaping {
 }
 
 impl Reaping {
+    /// As soon as may be, where clients are hasty.
+    pub fn hasty() -> Reaping {
+        Reaping {
+            grace_ms: HASTY_GRACE_MS,
+            soft_delete_ms: HASTY_SOFT_DELETE_MS,
+        }
+    }
+
     /// Whether and how this seed's run does; all do if it is wanted.
     pub fn of(seed: u64, wanted: bool) -> Option<Reaping> {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7265_6170_696e_6700);
