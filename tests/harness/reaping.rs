@@ -1,7 +1,8 @@
 //! Runs in which deleted keys are reaped while clients work and faults come and go.
 //!
 //! The grace must outlast whatever may keep a client's put on its way: one that arrives after the tombstone above it was reaped is a put
-//! like any other, and what it wrote rightly comes back. So nothing is held for long there.
+//! like any other, and what it wrote rightly comes back. So nothing is held for long there; but in drills with hasty clients what one node sends
+//! another may be: that is no client's put, since all nodes own all keys.
 //!
 //! Decided by a source of chance of its own, so that other runs are what they were.
 

@@ -378,6 +378,7 @@ impl Run {
 
         self.say(format_args!("healing"));
         let mut storm = self.storm.take().expect("set above");
+        storm.wrong.extend(self.invented());
         let now = now_ms(sim);
         storm.heal(sim, now);
         self.storm = Some(storm);
@@ -420,6 +421,19 @@ impl Run {
         .ok_or("the final pass does not end")?;
         // What was written last has reached all owners, too.
         self.converge(sim, panics)
+    }
+
+    /// What is not what somebody wrote, at nodes whose own disks are well while that of another rots.
+    fn invented(&self) -> Vec<String> {
+        let rots = self.schedule.iter().filter(|fault| fault.kind == Kind::Rot);
+        let rots: Vec<usize> = rots.map(|fault| fault.node).collect();
+        if rots.is_empty() {
+            return Vec::new();
+        }
+        let well = self.nodes.iter().enumerate();
+        let well = well.filter(|(node, _)| !rots.contains(node));
+        let records = self.plan.history.records();
+        checker::invented(well.map(|(_, node)| node), &records, self.plan.keys)
     }
 
     /// Whether nothing in this run may take from a copy what it holds, or give it what it has never held.

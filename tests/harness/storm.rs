@@ -30,7 +30,9 @@ const FULL_LEFT_BYTES: u64 = 3 << 20;
 const START_EFFECTS_MAX: u64 = 24;
 /// So close to the end of a row, in bytes, there is nothing but the last value, mostly.
 const VALUE_BYTES: usize = 16;
-/// Rows that rot at once, at most.
+/// Where much rots, one of so many rows does.
+const ROTTEN_ROWS_ONE_IN: u32 = 3;
+/// Rows that rot at once elsewhere, at most.
 const ROTTEN_ROWS_MAX: usize = 24;
 
 /// A node that ended at a boundary of its messages is away for so long, in ms: the others see that it is down.
@@ -618,7 +620,7 @@ impl Storm {
         let mask = 1 << chance.random_range(0..8);
         let rows = node.medium.engine.rows();
         if chance.random() && !rows.is_empty() {
-            return self.flip_rows(node, &rows, mask, &mut chance, usize::MAX);
+            return self.flip_rows(node, &rows, mask, &mut chance);
         }
         let disk = &node.medium.disk;
         let segments = disk.list("log").unwrap_or_default();
@@ -638,38 +640,40 @@ impl Storm {
         disk.flip(&name, at, mask);
     }
 
-    /// Flips a bit in each of a few rows of a node that runs: half of the time one of a value, which alone cannot be known to be wrong.
+    /// Flips a bit in each of many rows of a node that runs: half of the time in a value, which alone cannot be known to be wrong.
     fn rot(&self, node: &SimNode, chance: &mut StdRng) {
         let mut rows = node.medium.engine.rows();
         // What is of no key, the store meets itself when it drains, and ends.
-        rows.retain(|(key, _)| key.len() > 1);
-        if !rows.is_empty() {
+        rows.retain(|(key, value)| key.len() > 1 && !value.is_empty());
+        for (key, value) in &rows {
+            let last = [value.len(), value.len().min(VALUE_BYTES)][chance.random_range(0..2)];
+            let at = value.len() - chance.random_range(1..=last);
             let mask = 1 << chance.random_range(0..8);
-            let last = [usize::MAX, VALUE_BYTES][chance.random_range(0..2)];
-            self.flip_rows(node, &rows, mask, chance, last);
+            if chance.random_range(0..ROTTEN_ROWS_ONE_IN) == 0 {
+                self.flip_row(node, key, value, at, mask);
+            }
         }
     }
 
-    /// Flips bits among the last so many bytes of rows.
-    fn flip_rows(
-        &self,
-        node: &SimNode,
-        rows: &[(Bytes, Bytes)],
-        mask: u8,
-        chance: &mut StdRng,
-        last: usize,
-    ) {
+    fn flip_rows(&self, node: &SimNode, rows: &[(Bytes, Bytes)], mask: u8, chance: &mut StdRng) {
         for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
             let (key, value) = &rows[chance.random_range(0..rows.len())];
-            let mut value = value.to_vec();
-            if !value.is_empty() {
-                let at = chance.random_range(value.len().saturating_sub(last)..value.len());
-                value[at] ^= mask;
-            }
-            let trace = &self.scene.history.trace;
-            trace.line(format_args!("flips a bit of row {key:?}"));
-            node.medium.engine.poke(key, Some(&value));
+            let at = match value.is_empty() {
+                true => 0,
+                false => chance.random_range(0..value.len()),
+            };
+            self.flip_row(node, key, value, at, mask);
         }
+    }
+
+    fn flip_row(&self, node: &SimNode, key: &Bytes, value: &Bytes, at: usize, mask: u8) {
+        let mut value = value.to_vec();
+        if let Some(byte) = value.get_mut(at) {
+            *byte ^= mask;
+        }
+        let trace = &self.scene.history.trace;
+        trace.line(format_args!("flips a bit of row {key:?}"));
+        node.medium.engine.poke(key, Some(&value));
     }
 }
 
