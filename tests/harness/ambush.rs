@@ -1,4 +1,4 @@
-//! Faults that lie in wait for what stores say of a change of the layout: they strike in the tick after some number of stores has made
+//! Faults that lie in wait for a round of reaping, or for what stores say of a change of the layout: they strike in the tick after some number of stores has made
 //! a vote, a decree or a tracker durable, before anybody has heard of it, as what a partition finds on its way is lost.
 
 use ringfort_ring::{Decree, Epoch, consensus::Promises};
