@@ -128,12 +128,12 @@ fn damaged_records_that_are_sent_on_are_found() {
 
 #[test]
 fn what_was_read_before_a_round_of_reaping_and_is_taken_is_found() {
-    finds_as_usual("AcceptOlderGeneration", 3);
+    finds_as_usual("AcceptOlderGeneration", 9);
 }
 
 #[test]
 fn deletes_that_are_confirmed_before_they_are_durable_are_found() {
-    finds_as_usual("ConfirmBeforeSync", 3);
+    finds_as_usual("ConfirmBeforeSync", 6);
 }
 
 #[test]
