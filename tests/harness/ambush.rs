@@ -1,9 +1,10 @@
-//! Faults that lie in wait for what stores say of a change of the layout: they strike in the tick after some number of stores has made
+//! Faults that lie in wait for a round of reaping, or for what stores say of a change of the layout: they strike in the tick after some number of stores has made
 //! a vote, a decree or a tracker durable, before anybody has heard of it, as what a partition finds on its way is lost.
 
 use ringfort_ring::{Decree, Epoch, consensus::Promises};
 
 use super::{
+    cluster::SimNode,
     faults::{Fault, Kind},
     words::Words,
 };
@@ -25,6 +26,8 @@ pub enum Moment {
     Flipped,
     /// A store keeps a decree that lists a store which was not listed before.
     Listed,
+    /// A store has begun a round of reaping that the fault's own node has no part in yet, of which something is not durable.
+    Reaping,
 }
 
 /// Who is struck.
@@ -81,7 +84,18 @@ impl Ambush {
     }
 
     /// The faults to be done now, with times in ms from now on; `spoke`: the node that was heard last. Nothing before its moment.
-    pub fn due(&mut self, since_ms: u64, words: &Words, spoke: &[usize]) -> Vec<Fault> {
+    pub fn due(
+        &mut self,
+        since_ms: u64,
+        words: &Words,
+        spoke: &[usize],
+        nodes: &[SimNode],
+    ) -> Vec<Fault> {
+        if self.moment == Moment::Reaping {
+            let strikes = self.strikes.iter().map(|strike| strike.fault);
+            let is_due = |fault: &Fault| since_ms >= self.from_ms && is_behind(fault.node, nodes);
+            return strikes.filter(is_due).collect();
+        }
         let Some(newest) = words.newest() else {
             return Vec::new();
         };
@@ -111,8 +125,29 @@ impl Ambush {
             Moment::Merged => trackers.merged > layout,
             Moment::Flipped => trackers.flipped > layout,
             Moment::Listed => decree.epoch() > epoch && is_amended(decree, layout),
+            // Nothing of layouts.
+            Moment::Reaping => false,
         }
     }
+}
+
+/// Whether a node has not come to a round of reaping that another has begun, while its log is not durable to its end.
+fn is_behind(node: usize, nodes: &[SimNode]) -> bool {
+    let Some(own) = nodes[node].store() else {
+        return false;
+    };
+    let stats = own.stats();
+    if stats.durable_sequence >= stats.last_sequence {
+        return false;
+    }
+    let others = nodes.iter().enumerate().filter(|(other, _)| *other != node);
+    let others = others.filter_map(|(_, other)| other.store());
+    let mut begun = others.flat_map(|store| {
+        let lists = store.partitions_reaping().into_iter();
+        let lists = lists.filter_map(move |p| Some((p, store.reaping(p)?.generation)));
+        lists.collect::<Vec<_>>()
+    });
+    begun.any(|(partition, generation)| own.generation(partition) < generation)
 }
 
 /// Whether a decree has come without a new layout: what it changes is who is at which store.

@@ -10,10 +10,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringfort_storage::{Key as StoredKey, Record};
+
 use super::{
     cluster::SimNode,
     history::{Kind, Outcome, Read, Records, Write, WriteId},
     wall::Wall,
+    workload::key_name,
 };
 
 /// Findings that are told of one run; the first say it all.
@@ -269,20 +272,57 @@ pub fn replicas(nodes: &[SimNode], copies: usize) -> Vec<String> {
     wrong
 }
 
+/// Values of the first `keys` keys that nobody wrote, at the nodes that run: whether or not a client ever reads them, as copies that differ in
+/// nothing else become the same one again, and that may be the right one. Reads the stores, so what rots there comes to light.
+pub fn invented<'a>(
+    nodes: impl Iterator<Item = &'a SimNode>,
+    records: &Records,
+    keys: usize,
+) -> Vec<String> {
+    let names: Vec<String> = (0..keys).map(key_name).collect();
+    let number = |key: &StoredKey| {
+        let mut names = names.iter();
+        names.position(|name| key.key() == name.as_bytes())
+    };
+    let mut wrong = Vec::new();
+    for node in nodes.filter(|node| node.store().is_some()) {
+        let judged = each(node, |key, record| {
+            let Some(number) = number(key) else { return };
+            let siblings = record.object().siblings().iter();
+            let values = siblings.flat_map(|s| s.values()).filter_map(|v| v.bytes());
+            for value in values.filter(|value| !records.is_written(number, value)) {
+                wrong.push(format!(
+                    "{} holds a value of key {number} that nobody wrote: {value:?}",
+                    node.name
+                ));
+            }
+        });
+        wrong.extend(judged.err().map(|why| format!("{}: {why}", node.name)));
+    }
+    wrong.truncate(FINDINGS_MAX);
+    wrong
+}
+
 /// The leaf of every record that a node holds, by key.
 fn held(node: &SimNode) -> Result<BTreeMap<Vec<u8>, u64>, String> {
-    let store = node.store().ok_or("it has no store in the end")?;
     let mut leaves = BTreeMap::new();
+    each(node, |key, record| {
+        leaves.insert(key.framed().to_vec(), record.leaf());
+    })?;
+    Ok(leaves)
+}
+
+/// Calls `f` with every record that a node holds.
+fn each(node: &SimNode, mut f: impl FnMut(&StoredKey, &Record)) -> Result<(), String> {
+    let store = node.store().ok_or("it has no store in the end")?;
     let mut first = (0, None::<Vec<u8>>);
     loop {
         let after = first.1.as_deref();
         let page = store.scan(first.0, after, u64::MAX, 1_000, usize::MAX);
         let page = page.map_err(|error| error.to_string())?;
-        for (key, record) in page.records {
-            leaves.insert(key.framed().to_vec(), record.leaf());
-        }
+        page.records.iter().for_each(|(key, record)| f(key, record));
         let Some(next) = page.next else {
-            return Ok(leaves);
+            return Ok(());
         };
         first = (next.token(), Some(next.framed().to_vec()));
     }

@@ -3,12 +3,15 @@
 //!
 //! *Invariant:* what destroys synced data strikes one node of a drill only, as in every run.
 
+use std::ops::Range;
+
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     ambush::{Ambush, Moment, Strike, Who, mask},
     faults::{Fault, Kind},
     operator::{Errand, WISHES, Wish},
+    reaping::Reaping,
     workload::Manner,
 };
 
@@ -27,16 +30,22 @@ pub enum Drill {
     Rot,
     /// What an expired value has replaced does not come back.
     Expire,
+    /// What was on its way while a delete was forgotten does not come back: messages between two nodes are held for a whole round of reaping.
+    Late,
+    /// A delete that an owner has confirmed is not lost there: it comes late, to a slow disk, whose power goes as soon as the round begins.
+    Confirm,
 }
 
 /// All drills, by what `sim` calls them.
-pub const DRILLS: [(&str, Drill); 6] = [
+pub const DRILLS: [(&str, Drill); 8] = [
     ("decide", Drill::Decide),
     ("flip", Drill::Flip),
     ("loss", Drill::Loss),
     ("hints", Drill::Hints),
     ("rot", Drill::Rot),
     ("expire", Drill::Expire),
+    ("late", Drill::Late),
+    ("confirm", Drill::Confirm),
 ];
 
 /// How a run is set up for it.
@@ -58,6 +67,10 @@ pub struct Script {
     pub errands: Vec<Errand>,
     /// Faults with a time, in its order.
     pub faults: Vec<Fault>,
+    /// How deleted keys are reaped, if that is not left to the seed.
+    pub reaping: Option<Reaping>,
+    /// When clients wait, in ms.
+    pub hushes: Vec<Range<u64>>,
     /// Faults that wait for what stores say.
     pub ambushes: Vec<Ambush>,
 }
@@ -79,6 +92,8 @@ impl Drill {
             storm_ms: STORM_MS,
             errands: Vec::new(),
             faults: Vec::new(),
+            reaping: None,
+            hushes: Vec::new(),
             ambushes: Vec::new(),
         };
         let mut script = match self {
@@ -88,6 +103,8 @@ impl Drill {
             Drill::Hints => hints(script, &mut chance),
             Drill::Rot => rot(script, &mut chance),
             Drill::Expire => expire(script, &mut chance),
+            Drill::Late => late(script, &mut chance),
+            Drill::Confirm => confirm(script, &mut chance),
         };
         script.faults.sort_by_key(|fault| fault.at_ms);
         script.errands.sort_by_key(|errand| errand.at_ms);
@@ -321,18 +338,22 @@ fn hints(script: Script, chance: &mut StdRng) -> Script {
     }
 }
 
-/// While one node misses what is written, another is started anew, so that it holds its records on disk alone; there some rot, just
-/// before the first one is back and asks for what it missed. Clients do little, and soon nothing: whoever reads a rotten record mends it.
+/// While one node misses what is written, another is started anew, so that it holds its records on disk alone. There some rot, just before
+/// the first one is back and asks for what it missed; mostly it reaches nobody but the one whose disk rots. Clients wait from before all
+/// that: whoever reads a rotten record mends it.
 fn rot(script: Script, chance: &mut StdRng) -> Script {
     let (nodes, _) = script.sizes;
     let struck = chance.random_range(0..nodes);
     let missing = (struck + chance.random_range(1..nodes)) % nodes;
-    let at_ms = chance.random_range(1_000..2_500);
-    let restart_ms = chance.random_range(3_700..4_200);
-    let rot_ms = chance.random_range(4_700..4_900);
+    let at_ms = chance.random_range(500..1_500);
+    let hush_ms = chance.random_range(2_500..3_000);
+    let restart_ms = hush_ms + chance.random_range(100..600);
+    let rot_ms = restart_ms + chance.random_range(1_500..2_500);
+    let back_ms = rot_ms + chance.random_range(1..100);
+    let storm_ms = back_ms + chance.random_range(2_000..4_000);
     let gap = Fault {
         at_ms,
-        for_ms: STORM_MS - 50 - at_ms,
+        for_ms: back_ms - at_ms,
         seed: mask(&[missing]),
         ..fault(Kind::Split, 0, nodes, chance)
     };
@@ -346,14 +367,101 @@ fn rot(script: Script, chance: &mut StdRng) -> Script {
         for_ms: 1,
         ..fault(Kind::Rot, struck, nodes, chance)
     };
+    let mut faults = vec![gap, restart, rot];
+    // Else any of the others may be the first to give what one lacks, or mend what rots there.
+    if chance.random_range(0..4) > 0 {
+        faults.push(Fault {
+            // Once the first is over: it ends what it began.
+            at_ms: back_ms + 2,
+            for_ms: storm_ms - back_ms,
+            seed: mask(&[missing, struck]),
+            ..fault(Kind::Split, 0, nodes, chance)
+        });
+    }
     Script {
-        faults: vec![gap, restart, rot],
+        faults,
+        storm_ms,
+        hushes: std::iter::once(hush_ms..storm_ms).collect(),
         keys: chance.random_range(15..40),
-        clients: 2,
-        pause_ms: 150,
+        pause_ms: 60,
         manner: Manner::Usual,
         ..script
     }
+}
+
+/// Part of a drill in which what was deleted is reaped lasts so long, in ms: soon after it began clients wait for the rest of it.
+const PART_MS: u64 = 5_500;
+/// So long clients work in it, in ms.
+const BUSY_MS: u64 = 700;
+/// Less than it takes until a connection that is silent is given up, in ms.
+const HOLD_MS_MAX: u64 = 4_400;
+
+/// A drill in which what was deleted is reaped as soon as may be, in so many parts; `part` says what happens in each, and from when on.
+fn reaping(
+    script: Script,
+    parts: u64,
+    chance: &mut StdRng,
+    mut part: impl FnMut(&mut Script, u64, &mut StdRng),
+) -> Script {
+    let mut script = Script {
+        sizes: (3, 0),
+        clients: 6,
+        keys: chance.random_range(20..50),
+        pause_ms: chance.random_range(5..20),
+        manner: Manner::Hasty,
+        storm_ms: parts * PART_MS,
+        reaping: Some(Reaping::hasty()),
+        ..script
+    };
+    for number in 0..parts {
+        let at_ms = number * PART_MS + chance.random_range(50..200);
+        part(&mut script, at_ms, chance);
+        let end_ms = (number + 1) * PART_MS;
+        script.hushes.push(at_ms + BUSY_MS..end_ms);
+    }
+    script
+}
+
+/// What two nodes send each other is held from before keys are deleted until they are reaped: the third one's rounds go on.
+fn late(script: Script, chance: &mut StdRng) -> Script {
+    reaping(script, 3, chance, |script, at_ms, chance| {
+        let node = chance.random_range(0..3);
+        script.faults.push(Fault {
+            at_ms,
+            for_ms: chance.random_range(HOLD_MS_MAX - 400..HOLD_MS_MAX),
+            ..fault(Kind::Hold, node, 3, chance)
+        });
+    })
+}
+
+/// A node hears late of deletes, and its disk is slow; a round begins that another node has a part in, and its power goes.
+fn confirm(script: Script, chance: &mut StdRng) -> Script {
+    reaping(script, 4, chance, |script, at_ms, chance| {
+        let node = chance.random_range(0..3);
+        let hold = Fault {
+            at_ms,
+            for_ms: chance.random_range(1_300..3_500),
+            ..fault(Kind::Hold, node, 3, chance)
+        };
+        let slow = Fault {
+            at_ms: at_ms + BUSY_MS,
+            for_ms: PART_MS - BUSY_MS - 200,
+            // As slow as may be.
+            seed: 199,
+            ..fault(Kind::SlowDisk, node, 3, chance)
+        };
+        let cut = Strike {
+            who: Who::Own,
+            fault: Fault {
+                for_ms: chance.random_range(50..500),
+                ..fault(Kind::Crash, node, 3, chance)
+            },
+        };
+        let from_ms = at_ms + hold.for_ms;
+        script.faults.extend([hold, slow]);
+        let ambush = Ambush::new(from_ms, Moment::Reaping, 1, vec![cut]);
+        script.ambushes.push(ambush);
+    })
 }
 
 /// Values soon expire, and one node after the other misses some of them, and still has what they replaced.

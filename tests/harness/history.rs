@@ -283,6 +283,12 @@ impl History {
 const LATE_MS: u64 = 250;
 
 impl Records {
+    /// Whether some write of this key has this value.
+    pub fn is_written(&self, key: usize, value: &[u8]) -> bool {
+        let write = parse(value).and_then(|id| self.writes.get(&id));
+        write.is_some_and(|write| write.is_put_of(key))
+    }
+
     /// The writes that these values of a key name. A value that names none is invented, and wrong.
     fn name(
         &mut self,

@@ -70,6 +70,9 @@ pub fn usual_args(mutant: &str) -> &'static [&'static str] {
         "HintLost" | "RepairFallback" => &["--drill", "hints"],
         "ShipCorrupt" => &["--drill", "rot"],
         "DropExpiredClock" => &["--drill", "expire"],
+        "AcceptOlderGeneration" => &["--drill", "late"],
+        "ConfirmBeforeSync" => &["--drill", "confirm"],
+        "ReapByTime" => &["--reap"],
         _ => &[],
     }
 }

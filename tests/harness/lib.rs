@@ -9,6 +9,7 @@
 pub mod ambush;
 pub mod checker;
 pub mod cluster;
+pub mod copies;
 pub mod drill;
 pub mod driver;
 pub mod faults;

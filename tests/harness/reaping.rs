@@ -1,7 +1,8 @@
 //! Runs in which deleted keys are reaped while clients work and faults come and go.
 //!
 //! The grace must outlast whatever may keep a client's put on its way: one that arrives after the tombstone above it was reaped is a put
-//! like any other, and what it wrote rightly comes back. So nothing is held for long there.
+//! like any other, and what it wrote rightly comes back. So nothing is held for long there; but in drills with hasty clients what one node sends
+//! another may be: that is no client's put, since all nodes own all keys.
 //!
 //! Decided by a source of chance of its own, so that other runs are what they were.
 
@@ -22,6 +23,11 @@ const KEYS_TIMES: usize = 12;
 /// A storm is longer by this, in ms: what is deleted at first is reaped before it ends.
 const LONGER_MS: u64 = 8_000;
 
+/// Where clients give their calls less time, see [`HASTY_MS_MAX`](super::workload::HASTY_MS_MAX), and no link is slow, so long is enough.
+const HASTY_GRACE_MS: u64 = 900;
+/// So long deletes can be undone there, in ms.
+const HASTY_SOFT_DELETE_MS: u64 = 100;
+
 /// How a run reaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaping {
@@ -32,6 +38,14 @@ pub struct Reaping {
 }
 
 impl Reaping {
+    /// As soon as may be, where clients are hasty.
+    pub fn hasty() -> Reaping {
+        Reaping {
+            grace_ms: HASTY_GRACE_MS,
+            soft_delete_ms: HASTY_SOFT_DELETE_MS,
+        }
+    }
+
     /// Whether and how this seed's run does; all do if it is wanted.
     pub fn of(seed: u64, wanted: bool) -> Option<Reaping> {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7265_6170_696e_6700);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -196,6 +197,7 @@ struct Run {
     orders: Orders,
     errands: Vec<Errand>,
     aims: Vec<Aim>,
+    hushes: Vec<Range<u64>>,
     ambushes: Option<Vec<Ambush>>,
     tap: Option<Tap>,
     board: Board,
@@ -222,7 +224,10 @@ impl Run {
             .storm_ms
             .unwrap_or(chance.random_range(4..10) * 1_000);
         let may_reap = options.sweep.is_none() && options.storm_ms.is_none();
-        let reaping = Reaping::of(seed, options.reap).filter(|_| may_reap);
+        let script = options.drill.map(|drill| drill.script(seed));
+        let own = script.as_ref().and_then(|script| script.reaping);
+        let reaping = own.or_else(|| Reaping::of(seed, options.reap));
+        let reaping = reaping.filter(|_| may_reap);
         if reaping.is_some() {
             storm_ms = Reaping::storm_ms(storm_ms);
         }
@@ -234,7 +239,6 @@ impl Run {
             errands = vec![sweep.errand()];
         }
         let tap = options.sweep.map(|sweep| Tap::new(sweep.end_at));
-        let script = options.drill.map(|drill| drill.script(seed));
         let mut schedule = match options.calm || tap.is_some() || script.is_some() {
             true => Vec::new(),
             false => faults::schedule(seed, count + spares, storm_ms),
@@ -333,6 +337,7 @@ impl Run {
             orders,
             errands,
             aims: unrest.aims,
+            hushes: script.as_ref().map_or_else(Vec::new, |s| s.hushes.clone()),
             ambushes: script.map(|script| script.ambushes),
             tap,
             board,
@@ -357,6 +362,11 @@ impl Run {
             self.nodes.len()
         ));
         let storm = self.storm(self.schedule.clone(), now);
+        let storm = storm.with_hushes(&self.hushes);
+        let storm = match self.takes_nothing() {
+            true => storm.with_copies(),
+            false => storm,
+        };
         self.storm = Some(match (self.ambushes.take(), self.errands.is_empty()) {
             (Some(ambushes), _) => storm.with_ambushes(ambushes),
             (None, true) => storm,
@@ -368,6 +378,7 @@ impl Run {
 
         self.say(format_args!("healing"));
         let mut storm = self.storm.take().expect("set above");
+        storm.wrong.extend(self.invented());
         let now = now_ms(sim);
         storm.heal(sim, now);
         self.storm = Some(storm);
@@ -410,6 +421,26 @@ impl Run {
         .ok_or("the final pass does not end")?;
         // What was written last has reached all owners, too.
         self.converge(sim, panics)
+    }
+
+    /// What is not what somebody wrote, at nodes whose own disks are well while that of another rots.
+    fn invented(&self) -> Vec<String> {
+        let rots = self.schedule.iter().filter(|fault| fault.kind == Kind::Rot);
+        let rots: Vec<usize> = rots.map(|fault| fault.node).collect();
+        if rots.is_empty() {
+            return Vec::new();
+        }
+        let well = self.nodes.iter().enumerate();
+        let well = well.filter(|(node, _)| !rots.contains(node));
+        let records = self.plan.history.records();
+        checker::invented(well.map(|(_, node)| node), &records, self.plan.keys)
+    }
+
+    /// Whether nothing in this run may take from a copy what it holds, or give it what it has never held.
+    fn takes_nothing(&self) -> bool {
+        let faults = self.schedule.iter().map(|fault| fault.kind);
+        let takes = |kind: Kind| kind.damages() || kind.ends_nodes();
+        self.errands.is_empty() && self.tap.is_none() && !faults.into_iter().any(takes)
     }
 
     /// Nobody reads or writes: the nodes find and mend by themselves what differs (I5).

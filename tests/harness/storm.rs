@@ -1,6 +1,6 @@
 //! Does the faults of a schedule to a running simulation, ends them, and starts nodes again that have ended.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -10,6 +10,7 @@ use turmoil::Sim;
 use super::{
     ambush::Ambush,
     cluster::{Fate, Role, SimNode},
+    copies::Copies,
     faults::{Fault, Kind},
     history::History,
     restore::Restores,
@@ -27,7 +28,11 @@ const FULL_LEFT_BYTES: u64 = 3 << 20;
 
 /// Effects on disk and engine that a start has before a second power cut, at most: a start has a dozen or so, and a few cuts fall later.
 const START_EFFECTS_MAX: u64 = 24;
-/// Rows that rot at once, at most.
+/// So close to the end of a row, in bytes, there is nothing but the last value, mostly.
+const VALUE_BYTES: usize = 16;
+/// Where much rots, one of so many rows does.
+const ROTTEN_ROWS_ONE_IN: u32 = 3;
+/// Rows that rot at once elsewhere, at most.
 const ROTTEN_ROWS_MAX: usize = 24;
 
 /// A node that ended at a boundary of its messages is away for so long, in ms: the others see that it is down.
@@ -85,6 +90,8 @@ pub struct Storm {
     ambushes: Vec<Ambush>,
     /// Ends a node at a boundary of its messages.
     tap: Option<Tap>,
+    /// Judges that copies go on counting, where nothing takes that from them.
+    copies: Option<Copies>,
     /// Faults that were done.
     pub done: Vec<Fault>,
     /// How nodes ended by themselves in ways that no fault explains.
@@ -120,6 +127,7 @@ impl Storm {
             from_ms,
             ambushes: Vec::new(),
             tap: None,
+            copies: None,
             done: Vec::new(),
             wrong: Vec::new(),
         }
@@ -142,6 +150,25 @@ impl Storm {
         Storm {
             words: Some(Words::default()),
             ambushes,
+            ..self
+        }
+    }
+
+    /// Clients wait at these times, in ms after the storm began.
+    #[must_use]
+    pub fn with_hushes(mut self, hushes: &[Range<u64>]) -> Self {
+        let from_ms = self.from_ms;
+        let hushes = hushes.iter();
+        let hushes = hushes.map(|span| span.start + from_ms..span.end + from_ms);
+        self.score = self.score.with_hushes(hushes);
+        self
+    }
+
+    /// Judges that copies go on counting: nothing in the run takes that from them.
+    #[must_use]
+    pub fn with_copies(self) -> Self {
+        Storm {
+            copies: Some(Copies::default()),
             ..self
         }
     }
@@ -182,7 +209,7 @@ impl Storm {
             let since_ms = now_ms.saturating_sub(self.from_ms);
             let mut due = aimed(&mut self.aims, &spoke, since_ms);
             self.ambushes.retain_mut(|ambush| {
-                let strikes = ambush.due(since_ms, words, &spoke);
+                let strikes = ambush.due(since_ms, words, &spoke, &self.scene.nodes);
                 due.extend(&strikes);
                 strikes.is_empty()
             });
@@ -192,6 +219,14 @@ impl Storm {
                 self.begin(sim, fault, now_ms);
                 if !fault.aids {
                     self.done.push(fault);
+                }
+            }
+        }
+        if let Some(copies) = &mut self.copies {
+            for (i, node) in self.scene.nodes.iter().enumerate() {
+                if let Some(store) = node.store() {
+                    let now = store.identity().current();
+                    self.wrong.extend(copies.look(i, &node.name, now));
                 }
             }
         }
@@ -605,29 +640,40 @@ impl Storm {
         disk.flip(&name, at, mask);
     }
 
-    /// Flips a bit in each of a few rows of a node that runs.
+    /// Flips a bit in each of many rows of a node that runs: half of the time in a value, which alone cannot be known to be wrong.
     fn rot(&self, node: &SimNode, chance: &mut StdRng) {
         let mut rows = node.medium.engine.rows();
         // What is of no key, the store meets itself when it drains, and ends.
-        rows.retain(|(key, _)| key.len() > 1);
-        if !rows.is_empty() {
+        rows.retain(|(key, value)| key.len() > 1 && !value.is_empty());
+        for (key, value) in &rows {
+            let last = [value.len(), value.len().min(VALUE_BYTES)][chance.random_range(0..2)];
+            let at = value.len() - chance.random_range(1..=last);
             let mask = 1 << chance.random_range(0..8);
-            self.flip_rows(node, &rows, mask, chance);
+            if chance.random_range(0..ROTTEN_ROWS_ONE_IN) == 0 {
+                self.flip_row(node, key, value, at, mask);
+            }
         }
     }
 
     fn flip_rows(&self, node: &SimNode, rows: &[(Bytes, Bytes)], mask: u8, chance: &mut StdRng) {
         for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
             let (key, value) = &rows[chance.random_range(0..rows.len())];
-            let mut value = value.to_vec();
-            if !value.is_empty() {
-                let at = chance.random_range(0..value.len());
-                value[at] ^= mask;
-            }
-            let trace = &self.scene.history.trace;
-            trace.line(format_args!("flips a bit of row {key:?}"));
-            node.medium.engine.poke(key, Some(&value));
+            let at = match value.is_empty() {
+                true => 0,
+                false => chance.random_range(0..value.len()),
+            };
+            self.flip_row(node, key, value, at, mask);
         }
+    }
+
+    fn flip_row(&self, node: &SimNode, key: &Bytes, value: &Bytes, at: usize, mask: u8) {
+        let mut value = value.to_vec();
+        if let Some(byte) = value.get_mut(at) {
+            *byte ^= mask;
+        }
+        let trace = &self.scene.history.trace;
+        trace.line(format_args!("flips a bit of row {key:?}"));
+        node.medium.engine.poke(key, Some(&value));
     }
 }
 

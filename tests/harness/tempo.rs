@@ -75,6 +75,14 @@ impl Score {
         Score(spans.collect())
     }
 
+    /// The same, with times when clients wait.
+    #[must_use]
+    pub fn with_hushes(mut self, hushes: impl IntoIterator<Item = Range<u64>>) -> Self {
+        let hushes = hushes.into_iter().map(|span| (span, Tempo::Hush));
+        self.0.extend(hushes);
+        self
+    }
+
     /// The tempo at a time.
     pub fn at(&self, now_ms: u64) -> Tempo {
         let now = self.0.iter().filter(|(span, _)| span.contains(&now_ms));

@@ -37,6 +37,13 @@ const A_GET: u32 = 30;
 
 /// A value that soon expires lives for less than this, in ms.
 const FLEETING_MS_MAX: u64 = 500;
+/// What is drawn for a put, a delete and a read-modify-write of one key.
+const A_PUT: u32 = 0;
+const A_DELETE: u32 = 55;
+const A_CHANGE: u32 = 65;
+
+/// So long a hasty client gives a call, in ms.
+pub const HASTY_MS_MAX: u64 = 400;
 /// A lifetime that outlasts every run, whatever clocks jump, in ms.
 const LONG_TTL_MS: u64 = 60 * 3_600_000;
 
@@ -61,6 +68,8 @@ pub enum Manner {
     Lenient,
     /// Every other call is a read, all want quorums of owners that meet, and every other value soon expires.
     Fleeting,
+    /// Mostly puts and deletes, all of which want quorums of owners that meet, and none waits for long.
+    Hasty,
 }
 
 /// What all clients of a run share.
@@ -148,6 +157,9 @@ impl Worker {
         wait_for(&self.plan.begin).await;
         while !self.plan.stop.load(Ordering::Relaxed) {
             let mut timeout = self.chance.random_range(200..2_000);
+            if self.plan.manner == Manner::Hasty {
+                timeout = timeout.min(HASTY_MS_MAX);
+            }
             let key = self.chance.random_range(0..self.plan.keys);
             let began = Instant::now();
             let mut longest_ms = None;
@@ -183,6 +195,12 @@ impl Worker {
     fn draw(&mut self) -> u32 {
         match self.plan.manner {
             Manner::Usual => self.chance.random_range(0..100),
+            Manner::Hasty => match self.chance.random_range(0..10) {
+                0..4 => A_PUT,
+                4..8 => A_DELETE,
+                8 => A_CHANGE,
+                _ => A_GET,
+            },
             _ if self.chance.random() => A_GET,
             _ => self.chance.random_range(0..100),
         }
@@ -209,7 +227,7 @@ impl Worker {
     fn strict(&mut self) -> bool {
         match self.plan.manner {
             Manner::Usual => self.chance.random_range(0..5) > 0,
-            Manner::HotReads | Manner::Fleeting => true,
+            Manner::HotReads | Manner::Fleeting | Manner::Hasty => true,
             Manner::Lenient => self.chance.random_range(0..4) == 0,
         }
     }
@@ -235,6 +253,9 @@ impl Worker {
     fn ttl_ms(&mut self) -> u64 {
         if self.plan.manner == Manner::Fleeting && self.chance.random() {
             return self.chance.random_range(50..FLEETING_MS_MAX);
+        }
+        if self.plan.manner == Manner::Hasty {
+            return 0;
         }
         match self.chance.random_range(0..20) {
             0..3 => self.chance.random_range(50..3_000),

@@ -47,7 +47,7 @@ struct Args {
     /// In a sweep: one node loses power at this boundary of a message, counted from 1.
     #[arg(long)]
     end_at: Option<u64>,
-    /// A drill instead, a run that is about one promise: decide, flip, loss, hints, rot or expire.
+    /// A drill instead, a run that is about one promise: decide, flip, loss, hints, rot, expire, late or confirm.
     #[arg(long, value_parser = drill)]
     drill: Option<Drill>,
     /// Write the whole trace to this file.

@@ -122,6 +122,21 @@ fn a_clock_that_goes_with_an_expired_value_is_found() {
 }
 
 #[test]
+fn damaged_records_that_are_sent_on_are_found() {
+    finds_as_usual("ShipCorrupt", 12);
+}
+
+#[test]
+fn what_was_read_before_a_round_of_reaping_and_is_taken_is_found() {
+    finds_as_usual("AcceptOlderGeneration", 9);
+}
+
+#[test]
+fn deletes_that_are_confirmed_before_they_are_durable_are_found() {
+    finds_as_usual("ConfirmBeforeSync", 6);
+}
+
+#[test]
 fn owners_that_are_chosen_by_who_is_up_are_found() {
     finds_with(&["--changes", "2"], "PlaceByLiveness", 1, 8);
 }
