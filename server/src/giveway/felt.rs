@@ -187,7 +187,7 @@ mod tests {
         let mut run = Run::new();
         assert_eq!(run.windows(10, Some(MS), TICK), 0);
         // Whoever comes in waits for 25 ms on average.
-        assert_eq!(run.windows(10, Some(MS), 50 * MS + TICK), 9);
+        assert_eq!(run.windows(10, Some(MS), 50 * MS + TICK), 10);
     }
 
     #[tokio::test]
