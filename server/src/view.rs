@@ -425,6 +425,17 @@ impl View {
         self.live.iter().any(|live| live.is_mine(partition))
     }
 
+    /// How many of `partitions`, as a store has told them, it owns by a live layout: what it owned before, or has never owned, nobody
+    /// receives anew. A store that lost its disk names all.
+    pub fn count_owned(&self, store: StoreId, partitions: impl Iterator<Item = u32>) -> usize {
+        let known = self.layout().partitions();
+        let owned = |partition: &u32| {
+            let partition = PartitionId(*partition);
+            self.live.iter().any(|live| live.is_of(store, partition))
+        };
+        partitions.filter(|p| *p < known).filter(owned).count()
+    }
+
     /// Whether that member, of the layout that this node reads from, owns `partition` by every live layout.
     pub fn owns_throughout(&self, member: usize, partition: PartitionId) -> bool {
         let store = self.layout().members()[member].store_id;

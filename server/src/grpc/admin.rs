@@ -212,7 +212,11 @@ fn status(
         .map(|member| {
             let (said, health) = (said(member.store_id), health(member.store_id));
             let reader = readers.iter().position(|r| r.store_id == member.store_id);
-            let told = view.unsynced_of(member.store_id).map_or(0, BTreeSet::len);
+            let heard = || view.unsynced_of(member.store_id).into_iter().flatten();
+            let unsynced = match said {
+                Some(said) => view.count_owned(member.store_id, said.unsynced.iter().copied()),
+                None => view.count_owned(member.store_id, heard().map(|partition| partition.0)),
+            };
             v1::NodeStatus {
                 name: member.name.to_string(),
                 state: state(said, health).to_owned(),
@@ -222,7 +226,7 @@ fn status(
                 keys: said.map_or(0, |answer| answer.keys),
                 hints: said.map_or(0, |answer| answer.hints),
                 last_seen_ms: health.map_or(0, |health| health.silence_ms),
-                unsynced: said.map_or(told, |answer| answer.unsynced.len()) as u64,
+                unsynced: unsynced as u64,
                 receiving: said.and_then(receiving),
                 held: said.and_then(held),
                 quarantined: said.map_or(0, |answer| answer.quarantined),
@@ -422,6 +426,16 @@ mod tests {
             }),
         );
         assert_eq!(status(&view, &me, &answers, by_store).under_replicated, 1);
+
+        // Of four nodes none owns all.
+        let view = self::view(&["a", "b", "c", "d"]);
+        let lost = peer::HelloResponse {
+            unsynced: (0..16).collect(),
+            ..peer::HelloResponse::default()
+        };
+        let found = status(&view, &lost, &answers, by_store);
+        assert!(found.nodes[0].owned < 16);
+        assert_eq!(found.nodes[0].unsynced, found.nodes[0].owned);
     }
 
     #[test]

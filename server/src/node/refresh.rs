@@ -163,9 +163,11 @@ pub(super) async fn catch_up(council: &Council, routes: &Routes, answers: &Answe
 }
 
 /// The figures of store and links, for `/metrics`.
-pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
-    let (store, links) = (store.clone(), links.clone());
+pub(super) fn figures(store: &Store, links: &Arc<Links>, views: &Views) -> Probe {
+    let (store, links, views) = (store.clone(), links.clone(), views.clone());
     Box::new(move || {
+        let view = views.current();
+        let unsynced = view.count_owned(view.my_store(), store.unsynced().into_iter());
         let stats = store.stats();
         let states = links.states().borrow().clone();
         let connected = states.connected.values().filter(|up| **up).count();
@@ -246,9 +248,9 @@ pub(super) fn figures(store: &Store, links: &Arc<Links>) -> Probe {
             ),
             gauge(
                 "unsynced_partitions",
-                "Partitions whose copy here does not count toward R",
+                "Partitions that this node owns and whose copy here does not count toward R",
                 None,
-                store.unsynced().len() as u64,
+                unsynced as u64,
             ),
             gauge(
                 "peers",

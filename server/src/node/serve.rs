@@ -242,7 +242,7 @@ impl Node {
         let progress = base.greeter.progress.clone();
         let (shown, reaped) = (board.clone(), reaping.clone());
         self.metrics.add_probes(vec![
-            refresh::figures(&base.store, &data.links),
+            refresh::figures(&base.store, &data.links, &views),
             Box::new(move || mover::progress::gauges(progress.figures())),
             Box::new(move || hints.gauges()),
             Box::new(move || scrub::gauges(&scrub.to_wire())),

@@ -46,6 +46,20 @@ fn view(history: &History, store: u64) -> View {
     View::new(ClusterId(1), history, StoreId(store), &BTreeMap::new()).expect("listed")
 }
 
+/// A store that lost its disk names all partitions, and receives those that it owns.
+#[test]
+fn what_a_store_lacks_is_counted_among_what_it_owns() {
+    let (three, four) = (founded(), joining());
+    let (before, joins) = (view(&three, 2), view(&four, 2));
+    let owned = |view: &View, store| view.count_owned(StoreId(store), 0..8);
+    let of = |store| owned(&before, store);
+    assert_eq!(of(2), before.owned().len());
+    assert_eq!(of(0) + of(1) + of(2), 8 * 2);
+    assert_eq!(of(3), 0, "no member");
+    assert!(owned(&joins, 3) > 0 && owned(&joins, 2) == of(2));
+    assert_eq!(before.count_owned(StoreId(2), 8..10), 0, "no partitions");
+}
+
 #[test]
 fn unsynced_partitions_are_kept_by_member() {
     let unsynced = BTreeMap::from([(StoreId(1), BTreeSet::from([PartitionId(3)]))]);

@@ -68,8 +68,10 @@ pub(super) fn plan(dev: &Dev) -> Result<Vec<Node>, CliError> {
                     ] {
                         args.extend([flag.to_owned(), value]);
                     }
-                    // More nodes than the data has join it.
-                    args.push("--auto-join".to_owned());
+                    // More nodes than the data has join it, unless whoever starts them has said otherwise.
+                    if !dev.more.iter().any(|more| more.starts_with("--auto-join")) {
+                        args.push("--auto-join".to_owned());
+                    }
                     args.extend(dev.more.iter().cloned());
                     Node {
                         name: name(i),

@@ -166,17 +166,20 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 let epoch = client.commit_layout(&staged.changes, *hash).await?;
                 discard(&args.staged)?;
                 let placed = staged.changes.first().is_some_and(Change::places);
-                if !*wait || !placed {
+                // What moves nothing by itself may be what a change under way was waiting for.
+                let under_way = layouts.live.get(1).map(|newer| newer.epoch);
+                let waits_for = if placed { Some(epoch) } else { under_way };
+                let Some(waits_for) = waits_for.filter(|_| *wait) else {
                     let words = format!("decided as epoch {epoch}");
                     return said(out, json!({ "epoch": epoch }), &words);
-                }
+                };
                 let watch = Watch {
                     reach: &args.reach,
                     cli,
                     out,
                 };
                 out.say(&watching(epoch));
-                let ended = watch.ended(&layouts, epoch).await?;
+                let ended = watch.ended(&layouts, waits_for).await?;
                 let value = json!({ "epoch": epoch, "ended": ended });
                 return said(out, value, &format!("done, in epoch {ended}"));
             }
@@ -195,8 +198,12 @@ pub fn run(args: &Layout, cli: &Cli, out: Out) -> Result<Exit, CliError> {
                 staged.changes.extend(changes);
                 staged.save(&args.staged)?;
                 let all = staged.changes.len();
+                let does = match all {
+                    1 => "it does".to_owned(),
+                    _ => format!("all {all} do"),
+                };
                 let text = format!(
-                    "staged: {}; `layout plan` shows what all {all} do",
+                    "staged: {}; `layout plan` shows what {does}",
                     words.join(", ")
                 );
                 return said(out, json!({ "staged": words, "changes": all }), &text);
