@@ -251,12 +251,13 @@ fn run_jobs(queue: &Mutex<Receiver<Job>>, store: &Store, failed: &Failed) {
             Ok(Job::Stop) | Err(_) => return,
         }
         if let Some(error) = store.engine_failure() {
-            fail(
-                failed,
-                format!(
-                    "{error}; restart the node, which sets the engine aside and repairs from its peers"
-                ),
-            );
+            let then = match error.spares_the_engine() {
+                true => {
+                    "nothing of it is lost, and the node can start again when the machine lets it"
+                }
+                false => "restart the node, which sets the engine aside and repairs from its peers",
+            };
+            fail(failed, format!("{error}; {then}"));
         }
     }
 }

@@ -5,6 +5,7 @@ mod busy;
 mod cluster;
 mod deletes;
 mod elastic;
+mod full_disk;
 mod heal;
 mod hints;
 mod join;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringfort_storage::engine;
 use tokio::time::timeout;
 
 use super::{
@@ -61,7 +62,12 @@ pub(super) async fn gracefully(
 pub(super) fn at_once(node: &Node, running: Running, fatal: Fatal) -> Fatal {
     node.health.break_down(&fatal.to_string());
     tracing::error!("{fatal}");
-    if matches!(fatal, Fatal::Engine(_)) {
+    let spared = |why: &str| match running.store.engine_failure() {
+        Some(error) => error.spares_the_engine(),
+        // A thread of the engine's own has panicked.
+        None => engine::is_of_the_machine(why),
+    };
+    if matches!(&fatal, Fatal::Engine(why) if !spared(why)) {
         let marked = running
             .store
             .identity()

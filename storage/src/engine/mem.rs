@@ -40,6 +40,8 @@ struct Medium {
     set_aside: Vec<Rows>,
     /// Fails every call from now on.
     failing: bool,
+    /// The same, for a reason that says nothing of what is here.
+    starving: bool,
     /// Effects on copies that go well before one fails; none: all go well.
     copy_effects_left: Option<u64>,
 }
@@ -130,9 +132,15 @@ impl MemHome {
         self.lock().failing = true;
     }
 
+    /// Makes every later call fail as on a disk that is full, until it is [mended](Self::mend).
+    pub fn starve(&self) {
+        self.lock().starving = true;
+    }
+
     /// Ends a failure, if nobody has met it.
     pub fn mend(&self) {
-        self.lock().failing = false;
+        let mut medium = self.lock();
+        (medium.failing, medium.starving) = (false, false);
     }
 
     /// All rows that a running engine sees.
@@ -160,6 +168,10 @@ impl MemHome {
     /// The medium, unless it was told to fail or has no power.
     fn working(&self, operation: &'static str) -> Result<MutexGuard<'_, Medium>, EngineError> {
         let medium = self.lock();
+        if medium.starving {
+            let detail = "the disk is full".to_owned();
+            return Err(EngineError::Unavailable { operation, detail });
+        }
         let cut = self.disk.as_ref().is_some_and(SimDisk::is_cut);
         let detail = match (medium.failing, cut) {
             (true, _) => "told to fail",

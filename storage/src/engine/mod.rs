@@ -47,6 +47,15 @@ pub enum EngineError {
         /// The panic's message.
         detail: String,
     },
+    /// The machine did not let it work: no space, no permission, no more files. That says nothing of what it holds: the process has
+    /// to end, and the engine is to be opened again, and verified as at every start, when the machine lets it.
+    #[error("the storage engine cannot work at {operation}: {detail}")]
+    Unavailable {
+        /// What it was asked to do.
+        operation: &'static str,
+        /// The machine's own words.
+        detail: String,
+    },
     /// Another handle has the engine's files. Nothing is wrong with them.
     #[error("the storage engine's files are in use: {0}")]
     InUse(String),
@@ -55,6 +64,34 @@ pub enum EngineError {
         "the storage engine's flush does not reach the disk in this build (sync_file_range is not replaced); refusing to run"
     )]
     FlushNotDurable,
+}
+
+impl EngineError {
+    /// Whether it says nothing of what the engine holds, so that the engine is not to be set aside for it: an emptied engine is
+    /// no better off on a full disk, and if all nodes' disks are full at once, nobody is left to fetch from.
+    pub fn spares_the_engine(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::InUse(_))
+    }
+}
+
+/// How std names the errors that speak of the machine and not of a file's content, in an error's and a panic's words.
+const OF_THE_MACHINE: [&str; 5] = [
+    "StorageFull",
+    "QuotaExceeded",
+    "PermissionDenied",
+    "ReadOnlyFilesystem",
+    "OutOfMemory",
+];
+
+/// Whether a panic's words name an error of the machine: sled unwraps some.
+pub fn is_of_the_machine(words: &str) -> bool {
+    OF_THE_MACHINE.iter().any(|kind| words.contains(kind))
+}
+
+/// The same of an error: by its kind, or by the number of what std has no kind for.
+fn is_error_of_the_machine(error: &std::io::Error) -> bool {
+    let out_of_files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    out_of_files || is_of_the_machine(&format!("{:?}", error.kind()))
 }
 
 /// A sorted map of byte rows with a durable `flush`. All calls block; they belong on the drain thread or the
@@ -115,6 +152,9 @@ fn guard<T>(
             .map(ToString::to_string)
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        Err(EngineError::Panicked { operation, detail })
+        match is_of_the_machine(&detail) && !sync::has_failed() {
+            true => Err(EngineError::Unavailable { operation, detail }),
+            false => Err(EngineError::Panicked { operation, detail }),
+        }
     })
 }

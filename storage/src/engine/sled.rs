@@ -16,7 +16,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::generations::{Generations, sync_directory, sync_parent};
-use super::{Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, sync};
+use super::{
+    Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, is_error_of_the_machine,
+    sync,
+};
 
 /// Default size of sled's page cache in bytes. Resident memory runs to a few times this figure.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
@@ -330,16 +333,20 @@ fn copied(row: Option<::sled::IVec>) -> Option<Bytes> {
 }
 
 fn failed(operation: &'static str, error: &::sled::Error) -> EngineError {
-    EngineError::Failed {
-        operation,
-        detail: error.to_string(),
+    match error {
+        ::sled::Error::Io(error) => io_failed(operation, error),
+        _ => EngineError::Failed {
+            operation,
+            detail: error.to_string(),
+        },
     }
 }
 
 fn io_failed(operation: &'static str, error: &std::io::Error) -> EngineError {
-    EngineError::Failed {
-        operation,
-        detail: error.to_string(),
+    let detail = error.to_string();
+    match is_error_of_the_machine(error) && !sync::has_failed() {
+        true => EngineError::Unavailable { operation, detail },
+        false => EngineError::Failed { operation, detail },
     }
 }
 

@@ -6,13 +6,19 @@
 //! which the symbol is not replaced refuses to run.
 #![allow(unsafe_code)] // a libc symbol can be replaced in no other way
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static SYNCS: AtomicU64 = AtomicU64::new(0);
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// How many times this process synced a file through the replaced `sync_file_range` with success.
 pub(super) fn count() -> u64 {
     SYNCS.load(Ordering::SeqCst)
+}
+
+/// Whether a sync failed in this process: from then on nobody knows what is on disk, whatever the error was.
+pub(super) fn has_failed() -> bool {
+    FAILED.load(Ordering::SeqCst)
 }
 
 /// Replaces libc's function of this name. Syncs the whole file whatever range is asked for.
@@ -30,6 +36,8 @@ pub extern "C" fn sync_file_range(
     let result = unsafe { libc::fdatasync(fd) };
     if result == 0 {
         SYNCS.fetch_add(1, Ordering::SeqCst);
+    } else {
+        FAILED.store(true, Ordering::SeqCst);
     }
     result
 }

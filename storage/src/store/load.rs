@@ -187,8 +187,14 @@ impl Inner {
 }
 
 impl Inner {
-    /// Notes durably that the engine failed, so that the next start sets it aside. The process has to end.
+    /// Notes durably that the engine failed, so that the next start sets it aside, unless the error says nothing of what it holds.
+    /// The process has to end.
     pub(super) fn engine_failed(&self, error: &EngineError) {
+        if error.spares_the_engine() {
+            tracing::error!(%error, "the storage engine cannot work; nothing is wrong with what it holds");
+            let _ = self.engine_failure.set(error.clone());
+            return;
+        }
         tracing::error!(%error, "the storage engine failed; it will be set aside at the next start");
         if let Err(unnoted) = self.identity.update(|identity| identity.set_aside = true) {
             tracing::error!(error = %unnoted, "could not note that the engine failed");

@@ -245,7 +245,11 @@ fn sleds_directories_come_and_go() {
     for other in ["sled.copy-7", "sled.copy-07", "sled.copy-", "sledge"] {
         std::fs::create_dir(directory.path().join(other)).expect("makes a directory");
     }
+    // A mark is a file, in a directory.
+    std::fs::create_dir(directory.path().join("sled.copy-7/complete")).expect("makes a directory");
+    std::fs::write(directory.path().join("sled.copy-9"), b"a file").expect("writes");
     let engine = renewing(&home());
+    std::fs::remove_file(directory.path().join("sled.copy-9")).expect("it is left alone");
     let others = ["sled.copy-", "sled.copy-07", "sledge"];
     assert_eq!(names(directory.path())[0], "sled");
     assert_eq!(names(directory.path())[1..], others);

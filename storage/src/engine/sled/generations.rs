@@ -42,7 +42,7 @@ impl Generations {
     pub(super) fn newest(&self) -> io::Result<u64> {
         let mut newest = 0;
         for number in self.found()? {
-            if self.path(number).join(COMPLETE).try_exists()? {
+            if has_mark(&self.path(number))? {
                 newest = newest.max(number);
             }
         }
@@ -76,7 +76,11 @@ impl Generations {
         };
         let first = self.first.file_name().unwrap_or_default();
         for entry in entries {
-            let name = entry?.file_name();
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let name = entry.file_name();
             let rest = name
                 .as_encoded_bytes()
                 .strip_prefix(first.as_encoded_bytes());
@@ -94,14 +98,20 @@ impl Generations {
     }
 }
 
+/// Whether a directory bears the mark. Whatever else is called so is no mark of ours.
+fn has_mark(directory: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(directory.join(COMPLETE)) {
+        Ok(mark) => Ok(mark.is_file()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes a directory with all that is in it, its mark first.
 fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(COMPLETE)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        removed => {
-            removed?;
-            sync_directory(directory)?;
-        }
+    if has_mark(directory)? {
+        fs::remove_file(directory.join(COMPLETE))?;
+        sync_directory(directory)?;
     }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

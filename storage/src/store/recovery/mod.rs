@@ -208,7 +208,11 @@ impl Store {
             ) {
                 Ok((recovered, replayed)) => break (survey, table, hints, recovered, replayed),
                 // It went bad since it was read through. Once set aside it is an empty one that failed.
-                Err(ReplayError::Engine(_)) if survey.replaced.is_none() => engine_failed = true,
+                Err(ReplayError::Engine(error))
+                    if survey.replaced.is_none() && !error.spares_the_engine() =>
+                {
+                    engine_failed = true;
+                }
                 Err(error) => return Err(error.into()),
             }
         };

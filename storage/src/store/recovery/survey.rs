@@ -47,14 +47,11 @@ pub(super) fn open(
     let why = if noted_failure {
         "it failed in the last run".to_owned()
     } else {
-        let opened = match home.open() {
-            // That says nothing of what it holds.
-            Err(in_use @ EngineError::InUse(_)) => return Err(in_use),
-            opened => opened.map_err(|error| error.to_string()),
-        };
+        let opened = home.open().map_err(Unfit::Engine);
         match opened.and_then(|engine| survey(engine, partitions, applied)) {
             Ok(survey) => return Ok(survey),
-            Err(why) => why,
+            Err(Unfit::Engine(error)) if error.spares_the_engine() => return Err(error),
+            Err(why) => why.to_string(),
         }
     };
     tracing::error!(
@@ -86,17 +83,22 @@ pub(super) fn open(
     })
 }
 
-fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Survey, String> {
-    let held = rowio::applied(&*engine)
-        .map_err(|error| error.to_string())?
-        .unwrap_or_default();
+/// Why an engine cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("it holds the log up to {held}, and the checkpoint says {applied}")]
+    Behind { held: u64, applied: u64 },
+}
+
+fn survey(engine: Arc<dyn Engine>, partitions: u32, applied: u64) -> Result<Survey, Unfit> {
+    let held = rowio::applied(&*engine)?.unwrap_or_default();
     if held.sequence < applied {
-        return Err(format!(
-            "it holds the log up to {}, and the checkpoint says {applied}",
-            held.sequence
-        ));
+        let held = held.sequence;
+        return Err(Unfit::Behind { held, applied });
     }
-    let read = read_through(engine, partitions).map_err(|error| error.to_string())?;
+    let read = read_through(engine, partitions)?;
     Ok(Survey {
         engine: read.engine,
         live: read.live,

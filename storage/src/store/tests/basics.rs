@@ -1,6 +1,6 @@
 //! One promise of the store at a time.
 
-use super::rig::{Rig, applied, foreign, key, put, small_config};
+use super::rig::{Dice, Rig, applied, foreign, key, put, small_config};
 use crate::disk::Disk;
 use crate::key::Key;
 use crate::store::{
@@ -391,6 +391,44 @@ fn an_engine_that_fails_is_set_aside_at_the_next_start() {
         16,
         "until somebody repaired them"
     );
+}
+
+/// A full disk, a directory of another user: nothing is wrong with what the engine holds, and all nodes may meet it at once.
+#[test]
+fn an_engine_that_the_machine_does_not_let_work_is_kept() {
+    let mut rig = rig();
+    rig.put(&key(1), b"drained", None);
+    rig.drain();
+    rig.put(&key(2), b"logged", None);
+    rig.sync_log();
+    rig.store().inner.table.evict_all();
+    rig.home.starve();
+    assert!(rig.store().load(&[key(1)]).is_err());
+    let failure = rig
+        .store()
+        .engine_failure()
+        .expect("the process has to end");
+    assert!(failure.spares_the_engine(), "{failure}");
+    rig.crash(3, 0);
+    for boot in 0..5 {
+        rig.home.starve();
+        let parts = crate::store::StoreParts {
+            disk: std::sync::Arc::new(rig.disk.clone()),
+            engine: std::sync::Arc::new(rig.home.clone()),
+            chance: Dice::new(boot).chance(),
+        };
+        let refused = crate::store::Store::open(parts, &rig.config).err();
+        let refused = refused.expect("the disk is full").to_string();
+        assert!(refused.contains("the disk is full"), "{refused}");
+    }
+    rig.home.mend();
+    rig.restart();
+    assert_eq!(rig.report().engine_replaced, None);
+    assert_eq!(rig.home.set_aside_count(), 0);
+    assert!(rig.store().unsynced().is_empty());
+    rig.store().load(&[key(1)]).expect("it works again");
+    assert_eq!(rig.values(&key(1)), ["drained"]);
+    assert_eq!(rig.values(&key(2)), ["logged"]);
 }
 
 #[test]
