@@ -38,7 +38,7 @@ const LOCKED: &str = "could not acquire lock";
 /// How sled names a snapshot that it has not finished.
 const UNFINISHED_SNAPSHOT: &str = ".generating";
 
-/// A directory that holds one sled database, and its [`Generations`] beside it.
+/// A directory that holds one sled database, and its generations beside it.
 #[derive(Debug, Clone)]
 pub struct SledHome {
     directory: PathBuf,
