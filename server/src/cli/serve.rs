@@ -261,9 +261,7 @@ fn start_anew(why: &str, out: Out) -> CliError {
             "the storage engine failed {restarts} times since this node was started, the last time with: {why}"
         ));
     }
-    out.say(&format!(
-        "the storage engine failed ({why}); starting anew without it"
-    ));
+    out.say(&format!("the storage engine failed ({why}); starting anew"));
     let exe = match std::env::current_exe() {
         Ok(exe) => exe,
         Err(error) => return CliError::failed(format!("cannot start anew: {error}")),

@@ -82,7 +82,10 @@ pub enum CopyStep {
 pub struct Renewing {
     home: Arc<dyn EngineHome>,
     current: RwLock<Arc<dyn Engine>>,
+    /// Held while a step copies, flushes, or closes an engine: for the drain's thread alone.
     renewal: Mutex<Renewal>,
+    /// For whoever asks without that lock: bytes of the current engine's rows, and how often it was renewed.
+    live_bytes: AtomicU64,
     renewals: AtomicU64,
 }
 
@@ -162,13 +165,19 @@ impl Renewing {
                 given_up: None,
                 superseded: None,
             }),
+            live_bytes: AtomicU64::new(live.bytes),
             renewals: AtomicU64::new(0),
         }
     }
 
-    /// What the engine holds.
+    /// What the engine holds; waits for a step that copies.
     pub fn live(&self) -> Live {
         self.renewal().live
+    }
+
+    /// Bytes of the rows that the engine holds; waits for nobody.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
     }
 
     /// How often the engine was renewed.
@@ -290,6 +299,7 @@ impl Renewing {
         let before = put(&*self.current(), key, value)?;
         let mut renewal = self.renewal();
         renewal.live.change(key, before.as_deref(), value);
+        self.live_bytes.store(renewal.live.bytes, Ordering::Relaxed);
         if let Some(copy) = renewal.copy.as_mut().filter(|copy| copy.covers(key))
             && let Err(error) = copy.put(key, value)
         {

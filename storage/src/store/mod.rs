@@ -234,7 +234,7 @@ impl Store {
             engine_replaced: inner.engine_replaced,
             drains: inner.drains.load(Ordering::Relaxed),
             engine_bytes: inner.engine_bytes.load(Ordering::Relaxed),
-            engine_live_bytes: inner.engine.live().bytes,
+            engine_live_bytes: inner.engine.live_bytes(),
             renewals: inner.engine.renewals(),
             flush_began_ms: inner.flush_began_ms.load(Ordering::Relaxed),
         }

@@ -218,7 +218,7 @@ impl Drainer {
         }
         let closing = self.inner.closing.load(Ordering::Acquire);
         if closing {
-            self.end_renewal();
+            self.inner.engine.end_copy();
         }
         let dirty_bytes = self.inner.dirty_bytes();
         if dirty_bytes > 0 {

@@ -89,11 +89,6 @@ impl Drainer {
         self.go(Stage::Idle, DrainStep::Idle)
     }
 
-    /// Ends a copy that is under way: the next start removes what is left of it, if this does not.
-    pub(super) fn end_renewal(&self) {
-        self.inner.engine.end_copy();
-    }
-
     fn copy(&mut self, now_ms: u64) -> Result<(), DrainFailed> {
         let inner = &*self.inner;
         // A copy's flush may hang like any other.
@@ -123,7 +118,7 @@ impl Drainer {
         let Some(disk_bytes) = self.measure() else {
             return false;
         };
-        let live_bytes = inner.engine.live().bytes;
+        let live_bytes = inner.engine.live_bytes();
         let full = inner.out_of_space.load(Ordering::Acquire);
         if full || !self.renewer.is_due(disk_bytes, live_bytes) {
             return false;

@@ -216,7 +216,8 @@ impl Rig {
         for (row, value) in self.home.rows() {
             live.add(&row, &value);
         }
-        assert_eq!(self.store().inner.engine.live(), live);
+        let engine = &self.store().inner.engine;
+        assert_eq!((engine.live(), engine.live_bytes()), (live, live.bytes));
     }
 
     pub(super) fn request(&mut self) -> RequestId {
