@@ -65,7 +65,7 @@ pub(super) fn at_once(node: &Node, running: Running, fatal: Fatal) -> Fatal {
     let spared = |why: &str| match running.store.engine_failure() {
         Some(error) => error.spares_the_engine(),
         // A thread of the engine's own has panicked.
-        None => engine::is_of_the_machine(why),
+        None => engine::tells_of_the_machine(why),
     };
     if matches!(&fatal, Fatal::Engine(why) if !spared(why)) {
         let marked = running

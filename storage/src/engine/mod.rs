@@ -14,6 +14,7 @@ mod sync;
 #[cfg(test)]
 mod contract;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,24 +75,25 @@ impl EngineError {
     }
 }
 
-/// How std names the errors that speak of the machine and not of a file's content, in an error's and a panic's words.
-const OF_THE_MACHINE: [&str; 5] = [
-    "StorageFull",
-    "QuotaExceeded",
-    "PermissionDenied",
-    "ReadOnlyFilesystem",
-    "OutOfMemory",
+/// Kinds of errors that speak of the machine and not of what a file holds.
+const OF_THE_MACHINE: [ErrorKind; 5] = [
+    ErrorKind::StorageFull,
+    ErrorKind::QuotaExceeded,
+    ErrorKind::PermissionDenied,
+    ErrorKind::ReadOnlyFilesystem,
+    ErrorKind::OutOfMemory,
 ];
 
-/// Whether a panic's words name an error of the machine: sled unwraps some.
-pub fn is_of_the_machine(words: &str) -> bool {
-    OF_THE_MACHINE.iter().any(|kind| words.contains(kind))
+/// Whether an error is of the machine: by its kind, or by the number of those that std has no kind for.
+fn is_of_the_machine(error: &std::io::Error) -> bool {
+    let out_of_files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    out_of_files || OF_THE_MACHINE.contains(&error.kind())
 }
 
-/// The same of an error: by its kind, or by the number of what std has no kind for.
-fn is_error_of_the_machine(error: &std::io::Error) -> bool {
-    let out_of_files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-    out_of_files || is_of_the_machine(&format!("{:?}", error.kind()))
+/// The same of a panic's words: sled unwraps some errors.
+pub fn tells_of_the_machine(words: &str) -> bool {
+    let mut kinds = OF_THE_MACHINE.iter();
+    kinds.any(|kind| words.contains(&format!("{kind:?}")))
 }
 
 /// A sorted map of byte rows with a durable `flush`. All calls block; they belong on the drain thread or the
@@ -152,7 +154,7 @@ fn guard<T>(
             .map(ToString::to_string)
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        match is_of_the_machine(&detail) && !sync::has_failed() {
+        match tells_of_the_machine(&detail) && !sync::has_failed() {
             true => Err(EngineError::Unavailable { operation, detail }),
             false => Err(EngineError::Panicked { operation, detail }),
         }

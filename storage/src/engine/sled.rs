@@ -17,8 +17,7 @@ use bytes::Bytes;
 
 use self::generations::{Generations, sync_directory, sync_parent};
 use super::{
-    Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, is_error_of_the_machine,
-    sync,
+    Engine, EngineError, EngineHome, Row, RowIter, SET_ASIDE_MAX, guard, is_of_the_machine, sync,
 };
 
 /// Default size of sled's page cache in bytes. Resident memory runs to a few times this figure.
@@ -344,7 +343,7 @@ fn failed(operation: &'static str, error: &::sled::Error) -> EngineError {
 
 fn io_failed(operation: &'static str, error: &std::io::Error) -> EngineError {
     let detail = error.to_string();
-    match is_error_of_the_machine(error) && !sync::has_failed() {
+    match is_of_the_machine(error) && !sync::has_failed() {
         true => EngineError::Unavailable { operation, detail },
         false => EngineError::Failed { operation, detail },
     }

@@ -3,6 +3,7 @@
 mod basics;
 mod concurrent;
 mod damage;
+mod engine;
 mod erase;
 mod hints;
 mod model;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::rig::{Rig, applied, key, small_config};
-use crate::log::LogStep;
 use crate::store::{DrainStep, StoreConfig};
 
 const SMALL: u64 = 150;
@@ -123,7 +122,7 @@ impl Scenario {
                 return false;
             };
             if let DrainStep::AwaitLog { .. } = stepped
-                && !sync(&mut self.rig)
+                && !self.rig.try_sync_log()
             {
                 return false;
             }
@@ -159,17 +158,6 @@ impl Scenario {
     fn assert_renewed(&self, at: &str) {
         assert!(!self.wastes(), "{at}");
         assert!(!self.rig.home.has_leftovers(), "{at}");
-    }
-}
-
-/// Makes the log durable; false: the power went out first.
-fn sync(rig: &mut Rig) -> bool {
-    loop {
-        match rig.running().writer.step() {
-            Ok(LogStep::Worked) => {}
-            Ok(_) => return true,
-            Err(_) => return false,
-        }
     }
 }
 

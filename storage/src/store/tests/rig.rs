@@ -166,6 +166,17 @@ impl Rig {
         panic!("the log does not come to rest");
     }
 
+    /// Steps the log until nothing is left to do; false: the power went out first.
+    pub(super) fn try_sync_log(&mut self) -> bool {
+        loop {
+            match self.running().writer.step() {
+                Ok(LogStep::Worked) => {}
+                Ok(_) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// One step of the drain; a wait for the log is answered by a step of the log.
     pub(super) fn step_drain(&mut self) -> DrainStep {
         let now_ms = self.now_ms;

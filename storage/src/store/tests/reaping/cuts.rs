@@ -4,7 +4,6 @@
 use super::{
     PARTITION, advance, at, delete, deleted, finish, is_done, mine, old, rig, shown, sorted,
 };
-use crate::log::LogStep;
 use crate::store::tests::rig::Rig;
 use crate::store::{Advanced, Tomb};
 
@@ -13,17 +12,6 @@ use crate::store::{Advanced, Tomb};
 struct Told {
     advanced: bool,
     ended: bool,
-}
-
-/// Makes the log durable; false: the power went out first.
-fn sync(rig: &mut Rig) -> bool {
-    loop {
-        match rig.running().writer.step() {
-            Ok(LogStep::Worked) => {}
-            Ok(_) => return true,
-            Err(_) => return false,
-        }
-    }
 }
 
 /// A store with tombstones, one of which was put there only just now.
@@ -50,14 +38,14 @@ fn drive(rig: &mut Rig, tombs: &[Tomb]) -> Told {
         return told;
     };
     assert!(is_done(advanced[0]));
-    if !sync(rig) {
+    if !rig.try_sync_log() {
         return told;
     }
     told.advanced = true;
     let Ok(finished) = rig.store().finish_reaping(PARTITION, 1) else {
         return told;
     };
-    if !sync(rig) {
+    if !rig.try_sync_log() {
         return told;
     }
     assert!(rig.store().stats().durable_sequence >= finished.sequence);
