@@ -99,10 +99,34 @@ fn what_cannot_be_is_refused_with_words_and_changes_nothing() {
     assert_eq!(operator.done(&["show"])["epoch"], 1);
 }
 
-/// A member comes back with an empty directory, and is repaired from the others.
+/// The change waits for a member that is dead until somebody says that it is; whoever says so may wait for the change.
+#[test]
+fn a_dead_node_is_replaced_once_it_is_excused() {
+    let mut cluster = Cluster::start(4);
+    let operator = Operator::of(&cluster);
+    cluster.kill(3);
+    cluster.join("n5");
+    operator.waits("n5");
+    operator.change(&["replace", "n4", "n5"]);
+    assert_eq!(
+        operator.done(&["show"])["live"].as_array().map(Vec::len),
+        Some(2)
+    );
+    operator.done(&["excuse", "n4"]);
+    let hash = operator.done(&["plan"])["hash"].clone();
+    let ended = operator.done(&["commit", hash.as_str().expect("a hash"), "--wait"]);
+    assert!(ended["ended"].as_u64() > ended["epoch"].as_u64(), "{ended}");
+    let live = operator.done(&["show"])["live"].clone();
+    let members = live[0]["members"].as_array().expect("members");
+    let names: Vec<_> = members.iter().map(|member| &member["name"]).collect();
+    assert_eq!(live.as_array().map(Vec::len), Some(1));
+    assert_eq!(names, ["n1", "n2", "n3", "n5"]);
+}
+
+/// A member comes back with an empty directory, and is repaired from the others. It owns a part of the partitions, and lacks no other.
 #[test]
 fn a_lost_directory_is_replaced_by_an_empty_one() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start(4);
     let operator = Operator::of(&cluster);
     let put = |key: &str| {
         let endpoints = cluster.endpoints().join(",");
