@@ -25,6 +25,7 @@ pub mod outside;
 pub mod reaping;
 pub mod restore;
 pub mod roots;
+pub mod rot;
 pub mod run;
 pub mod storm;
 pub mod stranger;

@@ -2,7 +2,6 @@
 
 use std::{ops::Range, time::Duration};
 
-use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use ringfort_storage::disk::{Disk, sim::Fault as DiskFault};
 use turmoil::Sim;
@@ -14,6 +13,7 @@ use super::{
     faults::{Fault, Kind},
     history::History,
     restore::Restores,
+    rot,
     stranger::{Order, Orders},
     tap::Tap,
     tempo::{Baton, Score, Tempo},
@@ -28,12 +28,6 @@ const FULL_LEFT_BYTES: u64 = 3 << 20;
 
 /// Effects on disk and engine that a start has before a second power cut, at most: a start has a dozen or so, and a few cuts fall later.
 const START_EFFECTS_MAX: u64 = 24;
-/// So close to the end of a row, in bytes, there is nothing but the last value, mostly.
-const VALUE_BYTES: usize = 16;
-/// Where much rots, one of so many rows does.
-const ROTTEN_ROWS_ONE_IN: u32 = 3;
-/// Rows that rot at once elsewhere, at most.
-const ROTTEN_ROWS_MAX: usize = 24;
 
 /// A node that ended at a boundary of its messages is away for so long, in ms: the others see that it is down.
 const BOUNDARY_AWAY_MS: u64 = 1_500;
@@ -377,7 +371,7 @@ impl Storm {
         }
         self.restores.ended(i, &node, now_ms);
         if let Some(seed) = self.rots_at_stop[i].take() {
-            self.flip(&node, seed);
+            rot::flip(&self.scene.history.trace, &node, seed);
         }
         self.back_at_ms[i] = Some(now_ms + RESTART_MS);
         if let Err(why) = ended {
@@ -497,9 +491,13 @@ impl Storm {
                 self.rots_at_stop[fault.node] = Some(fault.seed);
                 node.stop();
             }
-            Kind::Rot => self.rot(&node, &mut StdRng::seed_from_u64(fault.seed)),
+            Kind::Rot => rot::rot(
+                &self.scene.history.trace,
+                &node,
+                &mut StdRng::seed_from_u64(fault.seed),
+            ),
             Kind::BitFlip => {
-                self.flip(&node, fault.seed);
+                rot::flip(&self.scene.history.trace, &node, fault.seed);
                 node.medium.kill(fault.seed);
                 self.down(sim, fault, now_ms);
             }
@@ -612,68 +610,6 @@ impl Storm {
             }
         }
         (near, far)
-    }
-
-    /// Flips a bit in a log segment or in a few rows of the engine.
-    fn flip(&self, node: &SimNode, seed: u64) {
-        let mut chance = StdRng::seed_from_u64(seed);
-        let mask = 1 << chance.random_range(0..8);
-        let rows = node.medium.engine.rows();
-        if chance.random() && !rows.is_empty() {
-            return self.flip_rows(node, &rows, mask, &mut chance);
-        }
-        let disk = &node.medium.disk;
-        let segments = disk.list("log").unwrap_or_default();
-        if segments.is_empty() {
-            return;
-        }
-        let name = format!("log/{}", segments[chance.random_range(0..segments.len())]);
-        // The end of a segment is zeros that nobody reads.
-        let written = disk.content(&name).map_or(0, |content| {
-            content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64
-        });
-        let at = chance.random_range(0..=written);
-        self.scene
-            .history
-            .trace
-            .line(format_args!("flips a bit of {name} at {at}"));
-        disk.flip(&name, at, mask);
-    }
-
-    /// Flips a bit in each of many rows of a node that runs: half of the time in a value, which alone cannot be known to be wrong.
-    fn rot(&self, node: &SimNode, chance: &mut StdRng) {
-        let mut rows = node.medium.engine.rows();
-        // What is of no key, the store meets itself when it drains, and ends.
-        rows.retain(|(key, value)| key.len() > 1 && !value.is_empty());
-        for (key, value) in &rows {
-            let last = [value.len(), value.len().min(VALUE_BYTES)][chance.random_range(0..2)];
-            let at = value.len() - chance.random_range(1..=last);
-            let mask = 1 << chance.random_range(0..8);
-            if chance.random_range(0..ROTTEN_ROWS_ONE_IN) == 0 {
-                self.flip_row(node, key, value, at, mask);
-            }
-        }
-    }
-
-    fn flip_rows(&self, node: &SimNode, rows: &[(Bytes, Bytes)], mask: u8, chance: &mut StdRng) {
-        for _ in 0..chance.random_range(1..=ROTTEN_ROWS_MAX) {
-            let (key, value) = &rows[chance.random_range(0..rows.len())];
-            let at = match value.is_empty() {
-                true => 0,
-                false => chance.random_range(0..value.len()),
-            };
-            self.flip_row(node, key, value, at, mask);
-        }
-    }
-
-    fn flip_row(&self, node: &SimNode, key: &Bytes, value: &Bytes, at: usize, mask: u8) {
-        let mut value = value.to_vec();
-        if let Some(byte) = value.get_mut(at) {
-            *byte ^= mask;
-        }
-        let trace = &self.scene.history.trace;
-        trace.line(format_args!("flips a bit of row {key:?}"));
-        node.medium.engine.poke(key, Some(&value));
     }
 }
 
